@@ -1,0 +1,5 @@
+"""``python -m conceptloom.cli``."""
+
+from conceptloom.cli import main
+
+main()
