@@ -1,0 +1,69 @@
+"""The base model behind one door: the only folder that imports diffusers and transformers models.
+
+Axis legend: B batch, K concepts, H W pixels, c channels, h w latent cells, A heads, S text tokens, D embedding width,
+R placeholder rows, V vocabulary.
+"""
+
+from conceptloom.backbone.adapters import (
+    DenseKind,
+    WeightsDelta,
+    WeightsKind,
+    add_lora,
+    applied_weights,
+    apply_difference,
+    load_lora_state,
+    lora_state,
+    remove_lora,
+    restore_weights,
+    unfreeze,
+    weight_difference,
+    weight_names,
+    weights_state,
+)
+from conceptloom.backbone.attention import AttentionRecord, record_attention, selector_for
+from conceptloom.backbone.loading import load_backbone
+from conceptloom.backbone.model import Backbone, CrossAttentionLayer, ModelIdentity, Moments
+from conceptloom.backbone.prompts import (
+    TokenizedPrompt,
+    encode_prompts,
+    initial_rows,
+    random_rows,
+    tokenize,
+    vocabulary_spread,
+)
+from conceptloom.backbone.sampling import SampleKey, sample
+from conceptloom.backbone.schedule import NoiseSchedule
+
+__all__ = [
+    "AttentionRecord",
+    "Backbone",
+    "CrossAttentionLayer",
+    "DenseKind",
+    "ModelIdentity",
+    "Moments",
+    "NoiseSchedule",
+    "SampleKey",
+    "TokenizedPrompt",
+    "WeightsDelta",
+    "WeightsKind",
+    "add_lora",
+    "applied_weights",
+    "apply_difference",
+    "encode_prompts",
+    "initial_rows",
+    "load_backbone",
+    "load_lora_state",
+    "lora_state",
+    "random_rows",
+    "record_attention",
+    "remove_lora",
+    "restore_weights",
+    "sample",
+    "selector_for",
+    "tokenize",
+    "unfreeze",
+    "vocabulary_spread",
+    "weight_difference",
+    "weight_names",
+    "weights_state",
+]

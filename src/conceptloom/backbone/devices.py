@@ -1,0 +1,50 @@
+"""Which device and which precision a base model runs in, resolved once."""
+
+from __future__ import annotations
+
+import torch
+
+from conceptloom.errors import DeviceError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """Device of a name: auto, cpu, cuda, cuda:N or mps. "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        DeviceError: unknown name, or a device this machine lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise DeviceError(f"unknown device '{device}': choose auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device '{device}' is not there: PyTorch sees {torch.cuda.device_count()} CUDA devices"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device 'mps' is not there: it needs a Mac with Apple silicon")
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Precision of the U-Net: auto, float32, bfloat16 or float16.
+
+    "auto" is bfloat16 on a CUDA device that computes in it, else float32. On a CPU bfloat16 is automatic mixed
+    precision: weights stay float32.
+
+    Raises:
+        DeviceError: unknown name, or a precision the device is not used in here.
+    """
+    if dtype == "auto":
+        fits = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fits else torch.float32
+    if dtype not in DTYPES:
+        raise DeviceError(f"unknown dtype '{dtype}': choose auto, {', '.join(DTYPES)}")
+    if dtype == "float16" and device.type != "cuda":
+        raise DeviceError(f"float16 needs a CUDA device, not '{device}': choose float32 or bfloat16")
+    if dtype == "bfloat16" and device.type == "mps":
+        raise DeviceError("bfloat16 is not used on 'mps': choose float32")
+    return DTYPES[dtype]
