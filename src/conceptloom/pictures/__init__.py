@@ -1,0 +1,22 @@
+"""Untrusted picture files to clean arrays and back: decoding, framing, overlays, sheets, PNG.
+
+Arrays everywhere: pixels uint8 (H, W, 3) in sRGB, masks bool (H, W). Nothing here needs torch.
+"""
+
+from conceptloom.pictures.framing import square_frame, square_frame_mask, unframe_mask
+from conceptloom.pictures.picture import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.pictures.png import write_png
+from conceptloom.pictures.sheets import contact_sheet, overlay
+
+__all__ = [
+    "Picture",
+    "contact_sheet",
+    "load_break_a_scene",
+    "load_mask",
+    "load_picture",
+    "overlay",
+    "square_frame",
+    "square_frame_mask",
+    "unframe_mask",
+    "write_png",
+]

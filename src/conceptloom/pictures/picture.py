@@ -1,0 +1,131 @@
+"""A user's picture and the masks given with it."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from conceptloom.errors import PictureError
+from conceptloom.pictures.decoding import BLACK, WHITE, read_pixels
+
+_MASK_CUT = 128
+"""A mask's pixel belongs to the concept from this brightness on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One user image ``I_j``, decoded, with what the user says about where its concepts are."""
+
+    name: str
+    """The file's stem (for a Break-A-Scene folder the folder's name): names the picture in prompts and outputs."""
+    path: Path | None
+    """Where it came from; ``None`` for one made in memory."""
+    pixels: npt.NDArray[np.uint8]
+    """uint8 (H, W, 3), sRGB."""
+    masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """Masks given by the user, concept name -> bool (H, W)."""
+
+    def __post_init__(self) -> None:
+        shape, kind = self.pixels.shape, self.pixels.dtype
+        assert len(shape) == 3 and shape[2] == 3 and kind == np.uint8, (
+            f"pixels {shape} {kind}, not (H, W, 3) uint8"
+        )
+        for concept, mask in self.masks.items():
+            assert mask.shape == shape[:2] and mask.dtype == np.bool_, (
+                f"mask of {concept}: {mask.shape} {mask.dtype}, not {shape[:2]} bool"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        height, width, _ = self.pixels.shape
+        return height, width
+
+
+def load_picture(path: str | Path) -> Picture:
+    """Read a PNG, JPEG or WebP file (told by its content) as a ``Picture`` without masks.
+
+    It is turned upright by its EXIF data, converted to sRGB from its ICC profile, and laid over white where it is
+    transparent; 16-bit, grey, palette and CMYK files are accepted. Raises ``PictureError`` for anything else, and for
+    files that are damaged or unreasonably large.
+    """
+    path = Path(path)
+    return Picture(_name(path), path, read_pixels(path, WHITE, to_srgb=True))
+
+
+def load_mask(path: str | Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Read a mask file (white = concept; transparent = not) for a picture of ``size`` (H, W): bool (H, W).
+
+    A mask of another size but the same aspect ratio is resized to the nearest pixel. Raises ``PictureError`` where
+    the file cannot be read, its aspect ratio differs, or it is all black or all white.
+    """
+    path = Path(path)
+    pixels = read_pixels(path, BLACK, to_srgb=False)
+    height, width = pixels.shape[:2]
+    if not _same_aspect((height, width), size):
+        raise PictureError(
+            f"mask {path} is {width} x {height} px, its picture {size[1]} x {size[0]}: save it at the picture's size"
+        )
+    grey = Image.fromarray(pixels).convert("L")
+    if (height, width) != size:
+        grey = grey.resize((size[1], size[0]), Image.Resampling.NEAREST)
+    mask: npt.NDArray[np.bool_] = np.asarray(grey) >= _MASK_CUT
+    if not mask.any():
+        raise PictureError(f"mask {path} marks nothing: paint the concept white (255) and the rest black (0)")
+    if mask.all():
+        raise PictureError(
+            f"mask {path} marks the whole picture: paint the concept white (255), the rest black (0)"
+        )
+    return mask
+
+
+def load_break_a_scene(folder: str | Path, concept_names: Sequence[str]) -> Picture:
+    """Read Break-A-Scene's folder layout: ``img.jpg`` with ``mask0.png``, ``mask1.png``, ... in the concepts' order.
+
+    Raises ``PictureError`` where the folder does not hold exactly one mask per concept.
+    """
+    folder = Path(folder)
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise PictureError(
+            f"{folder} cannot be listed: give a folder with img.jpg and mask0.png, ..."
+        ) from error
+    wanted = [f"mask{index}.png" for index in range(len(concept_names))]
+    found = sorted(name for name in names if name.startswith("mask") and name.endswith(".png"))
+    if sorted(wanted) != found:
+        raise PictureError(
+            f"{folder} holds {', '.join(found) or 'no masks'}, expected {', '.join(wanted)}:"
+            " name as many concepts as there are masks, in their order"
+        )
+    pixels = read_pixels(folder / "img.jpg", WHITE, to_srgb=True)
+    masks = {
+        concept: load_mask(folder / name, pixels.shape[:2])
+        for concept, name in zip(concept_names, wanted, strict=True)
+    }
+    return Picture(_name(folder.absolute()), folder / "img.jpg", pixels, masks)
+
+
+def _name(path: Path) -> str:
+    """The stem, which becomes a folder's name in a concept set and a key on the command line."""
+    name = unicodedata.normalize("NFC", path.stem)
+    if not name.isprintable() or set(name) & set(':=/\\"*?<>|') or name.strip(" .") != name or not name:
+        raise PictureError(
+            f"{str(path)!r} cannot name a picture: rename it with letters, digits, '-' and '_'"
+        )
+    return name
+
+
+def _same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether scaling either to the other is off by no more than rounding to whole pixels."""
+    (height, width), (other_height, other_width) = size, other
+    if height > other_height:
+        return _same_aspect(other, size)
+    return abs(other_width * height / other_height - width) <= 1

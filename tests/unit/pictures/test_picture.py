@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conceptloom.errors import PictureError
+from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def box(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_a_picture_is_named_by_its_stem(tmp_path: Path) -> None:
+    picture = load_picture(save(tmp_path / "my garden.2.png", np.zeros((10, 20, 3), np.uint8)))
+    assert picture.name == "my garden.2"
+    assert picture.size == (10, 20)
+    assert picture.masks == {}
+
+
+@pytest.mark.parametrize("name", ["a:b.png", "a=b.png", ".png.png", "tab\t.png", "end .png"])
+def test_a_stem_that_can_be_no_key_or_folder_is_refused(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, np.zeros((10, 20, 3), np.uint8))
+    with pytest.raises(PictureError, match="rename it"):
+        load_picture(path)
+
+
+def test_two_ways_to_write_an_accent_give_one_name(tmp_path: Path) -> None:
+    path = save(tmp_path / "cafe\u0301.png", np.zeros((10, 20, 3), np.uint8))
+    assert load_picture(path).name == "caf\u00e9"
+
+
+def test_a_mask_of_another_size_than_its_picture_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="mask of cat"):
+        Picture("x", None, np.zeros((8, 8, 3), np.uint8), {"cat": np.zeros((4, 4), np.bool_)})
+
+
+def test_white_and_light_grey_mark_the_concept(tmp_path: Path) -> None:
+    levels = np.array([0, 127, 128, 255], np.uint8).repeat(4)[None].repeat(16, axis=0)
+    mask = load_mask(save(tmp_path / "mask.png", levels), (16, 16))
+    assert mask[0, ::4].tolist() == [False, False, True, True]
+
+
+def test_a_transparent_part_of_a_mask_is_not_the_concept(tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 4), 255, np.uint8)
+    pixels[:, :8, 3] = 0
+    mask = load_mask(save(tmp_path / "mask.png", pixels), (16, 16))
+    np.testing.assert_array_equal(mask, box(16, 16, slice(None), slice(8, None)))
+
+
+def test_a_smaller_mask_of_the_same_aspect_grows_by_whole_pixels(tmp_path: Path) -> None:
+    small = box(10, 15, slice(2, 5), slice(3, 9))
+    mask = load_mask(save(tmp_path / "mask.png", small), (40, 60))
+    np.testing.assert_array_equal(mask, small.repeat(4, axis=0).repeat(4, axis=1))
+
+
+@pytest.mark.parametrize(("size", "fits"), [((301, 451), True), ((100, 150), True), ((300, 460), False)])
+def test_an_aspect_ratio_may_be_off_by_rounding_only(
+    tmp_path: Path, size: tuple[int, int], fits: bool
+) -> None:
+    path = save(tmp_path / "mask.png", box(*size, slice(0, 50), slice(0, 50)))
+    if fits:
+        assert load_mask(path, (200, 300)).shape == (200, 300)
+    else:
+        with pytest.raises(PictureError, match="is 460 x 300 px, its picture 300 x 200"):
+            load_mask(path, (200, 300))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0, "marks nothing"), (1, "marks nothing"), (255, "marks the whole")]
+)
+def test_an_empty_or_full_mask_is_refused(tmp_path: Path, value: int, reason: str) -> None:
+    path = save(tmp_path / "mask.png", np.full((16, 16), value, np.uint8))
+    with pytest.raises(PictureError, match=reason):
+        load_mask(path, (16, 16))
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    folder = tmp_path / "creature"
+    folder.mkdir()
+    save(folder / "img.jpg", np.full((32, 48, 3), 90, np.uint8))
+    save(folder / "mask0.png", box(32, 48, slice(0, 16), slice(0, 16)))
+    save(folder / "mask1.png", box(32, 48, slice(16, 32), slice(20, 40)))
+    return folder
+
+
+def test_a_break_a_scene_folder_gives_its_masks_in_the_concepts_order(scene: Path) -> None:
+    picture = load_break_a_scene(scene, ["bowl", "cat"])
+    assert picture.name == "creature"
+    assert picture.path == scene / "img.jpg"
+    assert picture.pixels[0, 0].tolist() == [90, 90, 90]
+    np.testing.assert_array_equal(picture.masks["bowl"], box(32, 48, slice(0, 16), slice(0, 16)))
+    np.testing.assert_array_equal(picture.masks["cat"], box(32, 48, slice(16, 32), slice(20, 40)))
+
+
+@pytest.mark.parametrize("concepts", [["bowl"], ["bowl", "cat", "dog"]])
+def test_a_break_a_scene_folder_needs_one_mask_a_concept(scene: Path, concepts: list[str]) -> None:
+    with pytest.raises(PictureError, match=r"holds mask0\.png, mask1\.png, expected"):
+        load_break_a_scene(scene, concepts)
+
+
+def test_a_folder_without_the_picture_is_refused(scene: Path) -> None:
+    (scene / "img.jpg").unlink()
+    with pytest.raises(PictureError, match=r"img\.jpg: No such file"):
+        load_break_a_scene(scene, ["bowl", "cat"])
