@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conceptloom import runs
+from conceptloom.errors import RunError
+from conceptloom.runs import (
+    RunLock,
+    append_jsonl,
+    provenance,
+    user_cache_dir,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
+
+
+def test_a_written_file_holds_the_bytes_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write_bytes_atomic(tmp_path / "deep" / "file", b"one")
+    write_bytes_atomic(tmp_path / "deep" / "file", b"two")
+    assert (tmp_path / "deep" / "file").read_bytes() == b"two"
+    assert os.listdir(tmp_path / "deep") == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text_atomic(tmp_path / "file", "old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_text_atomic(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_written_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    write_text_atomic(tmp_path / "ours", "")
+    (tmp_path / "plain").touch()
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "plain").stat().st_mode
+    )
+
+
+def test_json_comes_back_and_text_stays_readable(tmp_path: Path) -> None:
+    value = {"name": "Zoë", "steps": [1, 2.5, None]}
+    write_json_atomic(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_bytes()) == value
+    assert "Zoë" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path, x: write_json_atomic(path, {"x": x}), lambda p, x: append_jsonl(p, {"x": x})]
+)
+def test_what_is_no_json_number_is_refused_before_anything_is_written(tmp_path: Path, write) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write(tmp_path / "file", float("nan"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_records_are_appended_one_a_line(tmp_path: Path) -> None:
+    for step in range(3):
+        append_jsonl(tmp_path / "sub" / "metrics.jsonl", {"step": step})
+    lines = (tmp_path / "sub" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
+
+
+def test_a_line_cut_short_by_a_crash_spoils_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st')
+    append_jsonl(tmp_path / "metrics.jsonl", {"step": 1})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"st\n{"step": 1}\n'
+
+
+HOLD = """
+import sys
+from conceptloom.runs import RunLock
+with RunLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_locked_by_another_process_is_refused_naming_it(tmp_path: Path) -> None:
+    with hold(tmp_path / "set") as process:
+        with (
+            pytest.raises(RunError, match=f"in use by process {process.pid} on .+ since 20"),
+            RunLock(tmp_path / "set"),
+        ):
+            pass
+        process.kill()
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    with hold(tmp_path / "set") as process:
+        process.kill()
+    assert os.listdir(tmp_path) == [".set.lock"]
+    with RunLock(tmp_path / "set"):
+        assert json.loads((tmp_path / ".set.lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_released_lock_leaves_no_file_and_can_be_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunLock(tmp_path / "set"), pytest.raises(RunError), RunLock(tmp_path / "set"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_released_when_the_work_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunLock(tmp_path / "set"):
+        raise ZeroDivisionError
+    with RunLock(tmp_path / "set"):
+        pass
+
+
+def test_a_lock_outlives_the_replacement_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with RunLock(tmp_path / "set"):
+        (tmp_path / "set").rename(tmp_path / "old")
+        (tmp_path / "set").mkdir()
+        with pytest.raises(RunError), RunLock(tmp_path / "set"):
+            pass
+
+
+def test_provenance_names_versions_and_date_but_no_user_host_or_path() -> None:
+    record = provenance()
+    assert record["conceptloom"] == "0.1.0"
+    assert record["torch"].startswith("2.")
+    assert record["date"].endswith("+00:00")
+    assert set(record) == {"conceptloom", "python", "torch", "diffusers", "transformers", "platform", "date"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"CONCEPTLOOM_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}, "/a/b"),
+        ({"CONCEPTLOOM_CACHE": "~/b"}, "/home/u/b"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/conceptloom"),
+        ({"XDG_CACHE_HOME": "relative"}, "/home/u/.cache/conceptloom"),
+        ({}, "/home/u/.cache/conceptloom"),
+    ],
+)
+def test_the_cache_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/u")
+    for name in ("CONCEPTLOOM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert user_cache_dir() == Path(expected)
