@@ -1,0 +1,72 @@
+# `make demo` and `make test` each set everything up first, on a machine with Python 3.11 or newer and make.
+# What is set up is remembered in the virtual environment and not done again.
+
+PYTHON ?= python3
+VENV ?= .venv
+# torch is installed before everything else, so that nothing else chooses its build (README, "GPU or CPU").
+TORCH ?= torch==2.13.0
+TORCH_PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH_CHOICE := $(shell printf '%s' '$(TORCH) $(TORCH_PIP_ARGS)' | cksum | cut -d ' ' -f 1)
+TORCH_STAMP := $(VENV)/.torch-$(TORCH_CHOICE)
+RUNTIME_STAMP := $(VENV)/.runtime
+DEV_STAMP := $(VENV)/.dev
+TRAIN_STAMP := $(VENV)/.train
+
+# Two test processes share the cores; more threads in each would only wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help demo test lint format slow sprites
+
+help:
+	@echo "make demo     learn three concepts from two pictures and generate new pictures of them"
+	@echo "make test     format, lint, types, layering, and the test suite"
+	@echo "make lint     the same without the test suite"
+	@echo "make format   format the code and mend what the linter can"
+	@echo "make slow     the tests that take longer"
+	@echo "make sprites  fetch and draw the artwork that the built-in model is trained on"
+
+demo: $(RUNTIME_STAMP)
+	$(BIN)/conceptloom demo
+
+test: lint
+	$(PYTEST) $(PYTEST_ARGS)
+
+slow: $(DEV_STAMP)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sprites: $(TRAIN_STAMP)
+	$(BIN)/conceptloom basemodel sprites
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make ... PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(TORCH_STAMP): | $(VENV)/bin/python
+	$(PIP_INSTALL) $(TORCH_PIP_ARGS) '$(TORCH)'
+	@touch $@
+
+$(RUNTIME_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(RUNTIME_STAMP)
+
+$(TRAIN_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP_INSTALL) --editable '.[train]'
+	@touch $@ $(RUNTIME_STAMP)
