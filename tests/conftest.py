@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random Stable Diffusion model that predicts noise (epsilon)."""
     import torch
+
     from tiny_models import save_tiny_model, stable_diffusion_scheduler
 
     torch.set_num_threads(1)  # the models are too small for more, and tests run in parallel
@@ -25,6 +26,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the built-in model's schedule: v-prediction, zero terminal SNR, trailing spacing."""
     import torch
+
     from tiny_models import save_tiny_model, zero_terminal_snr_scheduler
 
     torch.set_num_threads(1)

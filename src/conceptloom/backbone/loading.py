@@ -77,13 +77,7 @@ def load_backbone(source: str | Path = BUILTIN, device: str = "auto", dtype: str
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     folder, name = _locate(source)
-    try:
-        return _load(folder, name, torch_device, torch_dtype)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(
-            f"base model '{name}' cannot be read ({reason}): fetch or export it again"
-        ) from error
+    return _load(folder, name, torch_device, torch_dtype)
 
 
 def _locate(source: str | Path) -> tuple[Path, str]:
@@ -138,9 +132,10 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
     unet = _load_model(UNet2DConditionModel, folder / "unet", weights["unet"], unet_dtype)
     vae = _load_model(AutoencoderKL, folder / "vae", weights["vae"], torch.float32)
     text_encoder = _load_model(CLIPTextModel, folder / "text_encoder", weights["text_encoder"], torch.float32)
-    with _quiet():
+    with _readable("tokenizer", "is damaged"):
+        _require_file(folder / "tokenizer" / "tokenizer_config.json")
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        schedule = _noise_schedule(configs["scheduler"], device)
+    schedule = _noise_schedule(configs["scheduler"], device)
     _require_fitting_parts(unet, vae, text_encoder, tokenizer)
     _choose_attention(unet, device, dtype)
 
@@ -204,7 +199,7 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
 
 def _load_model(kind: Any, folder: Path, files: tuple[Path, ...], dtype: torch.dtype) -> Any:
     variant = "fp16" if ".fp16" in files[0].name else None
-    with _quiet():
+    with _readable(folder.name, "has weights that are damaged or do not fit its config.json"):
         model, info = kind.from_pretrained(
             folder,
             local_files_only=True,
@@ -215,11 +210,7 @@ def _load_model(kind: Any, folder: Path, files: tuple[Path, ...], dtype: torch.d
         )
     # Some writers store this table of 0, 1, 2, ..., which the architecture now makes itself.
     unexpected = [key for key in info["unexpected_keys"] if not key.endswith("position_ids")]
-    for wrong, keys in (
-        ("lack", info["missing_keys"]),
-        ("do not fit at", info["mismatched_keys"]),
-        ("add", unexpected),
-    ):
+    for wrong, keys in (("lack", info["missing_keys"]), ("add", unexpected)):
         if keys:
             first = sorted(map(str, keys))[0]
             raise BaseModelError(
@@ -230,8 +221,11 @@ def _load_model(kind: Any, folder: Path, files: tuple[Path, ...], dtype: torch.d
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading reports and progress bars off: what they warn of is an error here, and algorithms do not print."""
+def _readable(part: str, wrong: str) -> Iterator[None]:
+    """Turn a library's error on a damaged part into one line; its reports and progress bars are off.
+
+    What the reports warn of is an error here, and algorithms do not print.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -242,6 +236,8 @@ def _quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise BaseModelError(f"the base model's {part} {wrong}: fetch or export it again") from error
     finally:
         transformers_logging.set_verbosity(verbosity[0])
         diffusers_logging.set_verbosity(verbosity[1])
@@ -253,7 +249,8 @@ def _noise_schedule(config: Mapping[str, Any], device: torch.device) -> NoiseSch
     """Only the training schedule is taken from a scheduler's configuration, so any scheduler class will do."""
     from diffusers import DDIMScheduler
 
-    alphas_cumprod = DDIMScheduler.from_config(dict(config)).alphas_cumprod.float()
+    with _readable("scheduler", "has no usable noise schedule"):
+        alphas_cumprod = DDIMScheduler.from_config(dict(config)).alphas_cumprod.float()
     prediction_type = config.get("prediction_type", "epsilon")
     spacing = config.get("timestep_spacing", "leading")
     if prediction_type not in ("epsilon", "v_prediction", "sample"):
@@ -342,12 +339,19 @@ def _description(folder: Path) -> tuple[str | None, int | None, tuple[str, ...]]
     return version, size, tuple(backgrounds)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise BaseModelError(
             f"the base model lacks '{path.parent.name}/{path.name}': export it again in full"
         )
-    value = json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    _require_file(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict):
         raise BaseModelError(
             f"'{path.parent.name}/{path.name}' of the base model is damaged: export it again"
