@@ -36,7 +36,11 @@ def rgb_to_lab(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.fl
     rgb = np.asarray(pixels, np.float32) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     matrix = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]],
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ],
         np.float32,
     )
     xyz = linear @ matrix.T / np.array([0.95047, 1.0, 1.08883], np.float32)

@@ -62,7 +62,9 @@ def load_photos(role: Role, folder: Path | None = None) -> tuple[Photo, ...]:
 def _load_photos(role: Role, folder: Path) -> tuple[Photo, ...]:
     index = folder / "backgrounds.json"
     if not index.is_file():
-        raise DataError(f"no photographs at {folder}: expected backgrounds.json; reinstall or run 'make sprites'")
+        raise DataError(
+            f"no photographs at {folder}: expected backgrounds.json; reinstall or run 'make sprites'"
+        )
     photos = []
     for entry in json.loads(index.read_text(encoding="utf-8"))["photos"]:
         if entry["role"] != role:
@@ -85,7 +87,9 @@ def photo_crop(photo: Photo, rng: np.random.Generator, side: int) -> Pixels:
     if rng.random() < 0.5:
         window = window[:, ::-1]
     image = Image.fromarray(np.ascontiguousarray(window))
-    return np.asarray(image.resize((side, side), Image.Resampling.BOX if crop >= side else Image.Resampling.BICUBIC))
+    return np.asarray(
+        image.resize((side, side), Image.Resampling.BOX if crop >= side else Image.Resampling.BICUBIC)
+    )
 
 
 # Drawn scenes and patterns --------------------------------------------------------------------------------------
@@ -113,7 +117,8 @@ def _finish(canvas: Floats) -> Pixels:
 def _sky(rng: np.random.Generator, side: int, rows: int) -> Floats:
     sky = _vertical(_tint(rng, (90, 150, 225)), _tint(rng, (195, 222, 243)), rows, side)
     clouds = np.clip(_smooth_noise(rng, side, 5, 3)[:rows, :, None] * 1.6 - 0.5, 0, 1)
-    return sky * (1 - 0.75 * clouds) + 250 * 0.75 * clouds
+    clouded: Floats = sky * (1 - 0.75 * clouds) + 250 * 0.75 * clouds
+    return clouded
 
 
 def grass(rng: np.random.Generator, side: int) -> Pixels:
@@ -165,14 +170,18 @@ def brick_wall(rng: np.random.Generator, side: int) -> Pixels:
     column = np.floor(shifted / width).astype(int)
     shade = rng.uniform(-16, 16, (rows + 1, int(side / width) + 3)).astype(np.float32)
     joint = ((y % height) < max(1.2, height * 0.12)) | ((shifted % width) < max(1.2, height * 0.12))
-    bricks = _tint(rng, (160, 80, 62)) + shade[row, column][..., None] + _smooth_noise(rng, side, 16, 16)[..., None] * 6
+    bricks = (
+        _tint(rng, (160, 80, 62))
+        + shade[row, column][..., None]
+        + _smooth_noise(rng, side, 16, 16)[..., None] * 6
+    )
     return _finish(np.where(joint[..., None], _tint(rng, (196, 188, 178), 10), bricks))
 
 
 def wood(rng: np.random.Generator, side: int) -> Pixels:
     """Boards with grain along them."""
     boards = int(rng.integers(3, 7))
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / side
+    y = np.mgrid[0:side, 0:side][0].astype(np.float32) / side
     board = np.minimum((y * boards).astype(int), boards - 1)
     shade = rng.uniform(-14, 14, boards).astype(np.float32)[board]
     # At most 11 periods over the side: finer grain would alias into noise at 48 px.

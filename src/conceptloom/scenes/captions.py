@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RELATIONS = ("next to", "left of", "right of", "above", "behind", "in front of", "holding", "riding", "facing")
+RELATIONS = (
+    "next to",
+    "left of",
+    "right of",
+    "above",
+    "behind",
+    "in front of",
+    "holding",
+    "riding",
+    "facing",
+)
 
 STYLES = {
     "noto": "noto",
@@ -127,8 +137,18 @@ def _place(background: str, rng: np.random.Generator) -> str:
     return f"{preposition} {determiner}{background}"
 
 
-def vocabulary(nouns: Sequence[str], class_words: Sequence[str], backgrounds: Sequence[str]) -> tuple[str, ...]:
+def vocabulary(
+    nouns: Sequence[str], class_words: Sequence[str], backgrounds: Sequence[str]
+) -> tuple[str, ...]:
     """Every word a caption can hold, sorted: what the built-in tokenizer must know whole."""
-    spoken = [*nouns, *class_words, *backgrounds, *SYNONYMS.values(), *STYLES.values(), *RELATIONS, *_OPENINGS]
+    spoken = [
+        *nouns,
+        *class_words,
+        *backgrounds,
+        *SYNONYMS.values(),
+        *STYLES.values(),
+        *RELATIONS,
+        *_OPENINGS,
+    ]
     spoken += ["style background", "on in at front of with", "a an the and"]
     return tuple(sorted({word for text in spoken for word in text.split()}))

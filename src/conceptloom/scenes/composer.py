@@ -71,7 +71,10 @@ class Placement:
 
 
 def random_scene(
-    sprites: Sequence[Sprite], photos: Sequence[Photo], rng: np.random.Generator, rules: SceneRules | None = None
+    sprites: Sequence[Sprite],
+    photos: Sequence[Photo],
+    rng: np.random.Generator,
+    rules: SceneRules | None = None,
 ) -> Scene:
     """A scene of one to three random sprites on a random background (the training distribution)."""
     rules = rules or SceneRules()
@@ -202,7 +205,10 @@ def _pair(
 def _apart(count: int, rng: np.random.Generator, rules: SceneRules) -> list[Placement]:
     """A row of small sprites that cannot overlap: the way out when no random layout keeps all visible."""
     size = min(0.9 / count, rules.largest)
-    return [Placement((index + 0.5) / count, float(rng.uniform(0.4, 0.7)), size, 0.0, False) for index in range(count)]
+    return [
+        Placement((index + 0.5) / count, float(rng.uniform(0.4, 0.7)), size, 0.0, False)
+        for index in range(count)
+    ]
 
 
 def _layer(sprite: Sprite, place: Placement, side: int) -> NDArray[np.float32]:
@@ -241,7 +247,10 @@ def visible_masks(
 
 
 def _paint(
-    background: NDArray[np.uint8], layers: Sequence[NDArray[np.float32]], order: Sequence[int], rng: np.random.Generator
+    background: NDArray[np.uint8],
+    layers: Sequence[NDArray[np.float32]],
+    order: Sequence[int],
+    rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
     canvas = background.astype(np.float32)
     shadow = rng.random() < 0.5
@@ -250,13 +259,16 @@ def _paint(
         layer = layers[index]
         alpha = layer[..., 3:]
         if shadow:
-            dark = Image.fromarray((alpha[..., 0] * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(softness))
+            dark = Image.fromarray((alpha[..., 0] * 255).astype(np.uint8)).filter(
+                ImageFilter.BoxBlur(softness)
+            )
             cast = np.roll(np.asarray(dark, np.float32), (shift, shift), (0, 1))[..., None] / 255
             canvas *= 1 - 0.35 * cast
         colour = layer[..., :3] * rng.uniform(0.9, 1.1, 3).astype(np.float32)
         canvas = canvas * (1 - alpha) + np.clip(colour, 0, 255) * alpha
     brightness = float(rng.uniform(0.9, 1.1))
-    return np.clip(canvas * brightness, 0, 255).astype(np.uint8)
+    painted: NDArray[np.uint8] = np.clip(canvas * brightness, 0, 255).astype(np.uint8)
+    return painted
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

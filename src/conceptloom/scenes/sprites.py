@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,7 @@ def _load(role: Role, folder: Path) -> tuple[Sprite, ...]:
         if family not in atlases:
             atlases[family] = _open_atlas(folder / f"{role}-{family}.webp")
         rgba = _cell(atlases[family], entry["cell"])
-        sprites.append(
-            Sprite(entry["noun"], family, cast(Role, role), entry["class_word"], entry["noun_split"], rgba)
-        )
+        sprites.append(Sprite(entry["noun"], family, role, entry["class_word"], entry["noun_split"], rgba))
     return tuple(sprites)
 
 

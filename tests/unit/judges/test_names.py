@@ -50,4 +50,6 @@ def test_scores_never_leave_the_range_of_a_correlation() -> None:
 def test_the_best_score_of_a_noun_is_that_of_its_best_drawing() -> None:
     judge = NameCheck(DEV[:3])
     best = judge.best_by_noun(np.array([0.1, 0.5, 0.3], np.float32))
-    assert best == {sprite.noun: pytest.approx(score) for sprite, score in zip(DEV[:3], (0.1, 0.5, 0.3), strict=True)}
+    assert best == {
+        sprite.noun: pytest.approx(score) for sprite, score in zip(DEV[:3], (0.1, 0.5, 0.3), strict=True)
+    }

@@ -30,12 +30,16 @@ def test_the_background_is_named_in_seventy_percent() -> None:
 
 def test_the_style_of_a_named_sprite_is_said_in_sixty_percent() -> None:
     told = [caption([CAT], None, "beach", np.random.default_rng(seed)) for seed in range(4000)]
-    assert share([text for text in told if text], lambda text: "noto" in text) == pytest.approx(0.60, abs=0.03)
+    assert share([text for text in told if text], lambda text: "noto" in text) == pytest.approx(
+        0.60, abs=0.03
+    )
 
 
 def test_the_class_word_replaces_the_noun_in_a_tenth() -> None:
     told = [caption([CAT], None, "beach", np.random.default_rng(seed)) for seed in range(4000)]
-    assert share([text for text in told if text], lambda text: "animal" in text) == pytest.approx(0.10, abs=0.02)
+    assert share([text for text in told if text], lambda text: "animal" in text) == pytest.approx(
+        0.10, abs=0.02
+    )
 
 
 def test_order_says_nothing_when_no_relation_is_named() -> None:
@@ -50,7 +54,11 @@ def test_a_named_relation_keeps_its_subject_first() -> None:
 
 
 def test_vowels_take_an() -> None:
-    assert {article("apple", np.random.default_rng(seed)) for seed in range(60)} == {"apple", "the apple", "an apple"}
+    assert {article("apple", np.random.default_rng(seed)) for seed in range(60)} == {
+        "apple",
+        "the apple",
+        "an apple",
+    }
 
 
 def test_the_vocabulary_covers_every_word_of_a_thousand_captions() -> None:

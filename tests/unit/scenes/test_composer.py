@@ -50,7 +50,9 @@ def test_painting_without_jitter_changes_only_masked_and_edge_pixels() -> None:
     """Outside the silhouettes' neighbourhood a plain background stays what it was."""
     background = np.full((64, 64, 3), 120, np.uint8)
     for seed in range(10):
-        scene = compose(DEV[:2], "gray background", background, np.random.default_rng(seed), SceneRules(side_px=64))
+        scene = compose(
+            DEV[:2], "gray background", background, np.random.default_rng(seed), SceneRules(side_px=64)
+        )
         near = scene.masks.any(0)
         for shift in range(-7, 8):
             near |= np.roll(scene.masks.any(0), shift, 0) | np.roll(scene.masks.any(0), shift, 1)
@@ -71,11 +73,17 @@ def test_boxes_bound_their_masks() -> None:
 def test_a_spatial_relation_holds_in_the_layout(relation: str) -> None:
     for seed in range(50):
         (first, second), _ = layout(2, relation, np.random.default_rng(seed), SceneRules())
-        difference = {"left of": second.x - first.x, "right of": first.x - second.x, "above": second.y - first.y}
+        difference = {
+            "left of": second.x - first.x,
+            "right of": first.x - second.x,
+            "above": second.y - first.y,
+        }
         assert difference[relation] > 0
 
 
-@pytest.mark.parametrize(("relation", "front"), [("behind", 1), ("in front of", 0), ("riding", 0), ("holding", 1)])
+@pytest.mark.parametrize(
+    ("relation", "front"), [("behind", 1), ("in front of", 0), ("riding", 0), ("holding", 1)]
+)
 def test_a_depth_relation_decides_who_is_painted_last(relation: str, front: int) -> None:
     for seed in range(20):
         _, order = layout(2, relation, np.random.default_rng(seed), SceneRules())

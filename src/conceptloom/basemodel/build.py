@@ -1,0 +1,205 @@
+"""Build the built-in model from its parts, keep its training state, and export what ships.
+
+Training state lives in the user cache folder: ``training/autoencoder`` and ``training/denoiser``. When it is absent,
+``resume`` warm-restarts from the shipped averaged weights with a fresh optimiser.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from conceptloom.basemodel.autoencoder import (
+    AutoencoderConfig,
+    latent_scale,
+    load_averaged_autoencoder,
+    train_autoencoder,
+)
+from conceptloom.basemodel.denoiser import (
+    Denoiser,
+    DenoiserConfig,
+    LatentBuffer,
+    build_denoiser,
+    load_averaged,
+    train_denoiser,
+)
+from conceptloom.basemodel.training import SceneStream, TrainProgress, has_state, to_model_range
+from conceptloom.errors import DataError
+from conceptloom.scenes.backgrounds import COLOURS, DRAWN, Photo, load_photos
+from conceptloom.scenes.captions import vocabulary
+from conceptloom.scenes.composer import SceneRules
+from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
+
+VERSION = "builtin-1"
+STREAM_SEED = 1
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """Both trainings and how long each lasts, in crops and in pictures seen."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    autoencoder_samples: int = 110_000
+    autoencoder_anneal: int = 30_000
+    denoiser_samples: int = 3_000_000
+
+
+def shipped_folder() -> Path:
+    """The folder of the built-in model inside the package."""
+    return Path(str(files("conceptloom") / "data" / "builtin"))
+
+
+def training_photos(cache: Path) -> tuple[Photo, ...]:
+    """All training photographs, which only ``make sprites`` fetches."""
+    folder = cache / "backgrounds"
+    if not (folder / "backgrounds.json").is_file():
+        raise DataError(f"training needs every photograph and {folder} is absent: run 'make sprites' first")
+    return load_photos("train", folder)
+
+
+def training_stream(plan: BuildPlan, cache: Path) -> SceneStream:
+    """The endless stream of training scenes: ``train`` sprites and ``train`` photographs only."""
+    rules = SceneRules(side_px=plan.autoencoder.side_px)
+    return SceneStream(load_sprites("train"), training_photos(cache), rules, STREAM_SEED)
+
+
+def background_labels(photos: Sequence[Photo]) -> tuple[str, ...]:
+    """Every word for a background that training captions hold."""
+    plain = [f"{colour} background" for colour in COLOURS]
+    return tuple(sorted({*(photo.label for photo in photos), *DRAWN, *plain}))
+
+
+def caption_words(sprites: Sequence[Sprite], photos: Sequence[Photo]) -> tuple[str, ...]:
+    """Every word the tokenizer must know whole."""
+    class_words = sorted({sprite.class_word for sprite in sprites})
+    return vocabulary(nouns(sprites), class_words, background_labels(photos))
+
+
+def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgress]:
+    """Train the autoencoder, or go on where an earlier build stopped."""
+    stream = training_stream(plan, cache)
+    folder = cache / "training" / "autoencoder"
+    yield from train_autoencoder(
+        plan.autoencoder, stream, folder, plan.autoencoder_samples, anneal_samples=plan.autoencoder_anneal
+    )
+
+
+def frozen_autoencoder(plan: BuildPlan, cache: Path) -> tuple[AutoencoderKL, float]:
+    """The settled autoencoder and its latent scale: the shipped one where there is one, else the trained one.
+
+    Every cached latent and stored concept depends on it, so a shipped autoencoder is never replaced by training on.
+    """
+    shipped = shipped_folder() / "vae"
+    if shipped.is_dir():
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped, local_files_only=True)
+        return model.eval().requires_grad_(False), float(model.config["scaling_factor"])
+    model = load_averaged_autoencoder(plan.autoencoder, cache / "training" / "autoencoder")
+    stream = training_stream(plan, cache)
+    pixels = np.stack([stream.scene(10_000_000 + index).pixels for index in range(256)])
+    return model, latent_scale(model, to_model_range(pixels))
+
+
+def build_denoiser_stage(
+    plan: BuildPlan, cache: Path, seconds: float = float("inf")
+) -> Iterator[TrainProgress]:
+    """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
+
+    Without it, weights start from the shipped model where there is one (fresh optimiser, short warm-up).
+    """
+    stream = training_stream(plan, cache)
+    autoencoder, scale = frozen_autoencoder(plan, cache)
+    denoiser = fresh_denoiser(plan, cache, autoencoder)
+    folder = cache / "training" / "denoiser"
+    if not has_state(folder) and (shipped_folder() / "unet").is_dir():
+        warm_start(denoiser, shipped_folder())
+    buffer = LatentBuffer(stream, autoencoder, scale, plan.denoiser)
+    yield from train_denoiser(plan.denoiser, denoiser, buffer, folder, plan.denoiser_samples, seconds)
+
+
+def fresh_denoiser(plan: BuildPlan, cache: Path, autoencoder: AutoencoderKL) -> Denoiser:
+    """A denoiser of the plan's shape with random weights."""
+    words = caption_words(load_sprites("train"), training_photos(cache))
+    return build_denoiser(plan.denoiser, words, int(autoencoder.config["latent_channels"]))
+
+
+def warm_start(denoiser: Denoiser, folder: Path) -> None:
+    """Overwrite the denoiser's weights with those of an exported model of the same shape."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, dtype=torch.float32)
+    text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
+    denoiser.unet.load_state_dict(unet.state_dict())
+    denoiser.text_encoder.load_state_dict(text.state_dict())
+
+
+def export_trained(plan: BuildPlan, cache: Path, folder: Path) -> int:
+    """Write the averaged weights of the training in the cache as a model folder; returns the samples seen."""
+    autoencoder, scale = frozen_autoencoder(plan, cache)
+    denoiser = fresh_denoiser(plan, cache, autoencoder)
+    samples = load_averaged(plan.denoiser, denoiser, cache / "training" / "denoiser")
+    backgrounds = background_labels(training_photos(cache))
+    export_model(denoiser, autoencoder, scale, plan, backgrounds, samples, folder)
+    return samples
+
+
+def export_model(
+    denoiser: Denoiser,
+    autoencoder: AutoencoderKL,
+    scale: float,
+    plan: BuildPlan,
+    backgrounds: Sequence[str],
+    samples: int,
+    folder: Path,
+) -> None:
+    """Write a folder that ``StableDiffusionPipeline.from_pretrained`` loads, fp16, with ``conceptloom.json`` beside it.
+
+    The folder is replaced only when the new one is complete.
+    """
+    autoencoder.register_to_config(scaling_factor=scale)
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=denoiser.tokenizer,
+        unet=denoiser.unet,
+        scheduler=DDIMScheduler.from_config(denoiser.scheduler.config),
+        safety_checker=None,  # type: ignore[arg-type]  # optional, annotated as if not
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    scratch = folder.with_name(folder.name + ".new")
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    pipeline.to(dtype=torch.float16).save_pretrained(scratch, safe_serialization=True)
+    pipeline.to(dtype=torch.float32)
+    _write_vocabulary(denoiser.tokenizer, scratch / "tokenizer")
+    meta = {
+        "version": VERSION,
+        "size": plan.autoencoder.side_px,
+        "backgrounds": list(backgrounds),
+        "samples_seen": samples,
+        "autoencoder": asdict(plan.autoencoder),
+        "denoiser": asdict(plan.denoiser),
+    }
+    (scratch / "conceptloom.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    scratch.rename(folder)
+
+
+def _write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """``vocab.json`` and ``merges.txt`` beside ``tokenizer.json``: what transformers 4 and other tools read."""
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (folder / "vocab.json").write_text(json.dumps(whole["vocab"], ensure_ascii=False), encoding="utf-8")
+    pairs = (merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"])
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", encoding="utf-8")

@@ -1,0 +1,277 @@
+"""The U-Net of the built-in model, its noise schedule, and their training with the text encoder.
+
+No mask, box or attention supervision of any kind: cross-attention must emerge, as in Stable Diffusion.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from conceptloom.basemodel.text import TextConfig, build_text_encoder, build_tokenizer
+from conceptloom.basemodel.training import (
+    Averaged,
+    RunningMeans,
+    SceneStream,
+    TrainProgress,
+    has_state,
+    load_state,
+    prefixed,
+    save_state,
+    to_model_range,
+    unprefixed,
+    warm_up,
+)
+from conceptloom.scenes.captions import Mention, caption
+from conceptloom.seeding import numpy_generator, torch_generator
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Shape and training of the U-Net and the text encoder.
+
+    ``log_snr_shift`` moves Stable Diffusion's schedule towards signal (2.8 = 2 log 4: a 16x16 grid holds a
+    sixteenth of the cells of 64x64). ``reuse`` is how many times a composed scene is seen on average while it is
+    in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise.
+    """
+
+    channels: tuple[int, ...] = (96, 192)
+    layers_per_block: int = 1
+    head_width: int = 32
+    text: TextConfig = field(default_factory=TextConfig)
+    log_snr_shift: float = 2.8
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    warm_up_steps: int = 300
+    weight_decay: float = 0.01
+    ema_decay: float = 0.9995
+    reuse: int = 4
+    buffer_scenes: int = 12_000
+    seed: int = 0
+
+
+def shifted_betas(shift: float) -> list[float]:
+    """Stable Diffusion's scaled-linear betas with log-SNR moved by ``shift`` and zero terminal SNR.
+
+    The rescaling to zero terminal SNR is that of Lin et al. 2024 (Algorithm 1).
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, NUM_TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    alphas_cumprod = torch.cumprod(1 - betas, 0)
+    alphas_cumprod = torch.sigmoid(torch.logit(alphas_cumprod) + shift)
+    root = alphas_cumprod.sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alphas_cumprod = root**2
+    alphas = torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
+    return [float(beta) for beta in 1 - alphas]
+
+
+def build_scheduler(shift: float) -> DDIMScheduler:
+    """The noise schedule as a diffusers scheduler: v-prediction, trailing spacing, nothing clipped."""
+    scheduler: DDIMScheduler = DDIMScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        trained_betas=shifted_betas(shift),
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+    return scheduler
+
+
+def build_unet(config: DenoiserConfig, latent_channels: int) -> UNet2DConditionModel:
+    """A fresh U-Net with cross-attention at 16x16 and 8x8 and in the middle."""
+    levels = len(config.channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        unet: UNet2DConditionModel = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            layers_per_block=config.layers_per_block,
+            block_out_channels=config.channels,
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            cross_attention_dim=config.text.width,
+            # diffusers' name is historic: the value is the number of heads.
+            attention_head_dim=tuple(width // config.head_width for width in config.channels),
+            norm_num_groups=16,
+        )
+    # Explicit attention is faster than SDPA to train at these sizes on a CPU (docs/LOG.md).
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+@dataclass(frozen=True, eq=False)
+class BufferedScene:
+    """A composed scene as the training sees it: the latent distribution's moments and what a caption may say."""
+
+    moments: Tensor
+    mentions: tuple[Mention, ...]
+    relation: str | None
+    background: str
+
+
+class LatentBuffer:
+    """Encoded scenes, refilled in order from the stream: the autoencoder is frozen, so each is encoded once."""
+
+    def __init__(
+        self, stream: SceneStream, autoencoder: AutoencoderKL, scale: float, config: DenoiserConfig
+    ) -> None:
+        self.stream, self.autoencoder, self.scale = stream, autoencoder, scale
+        self.capacity, self.seed = config.buffer_scenes, config.seed
+        self.scenes: list[BufferedScene] = []
+
+    @torch.no_grad()
+    def refill(self, first: int, count: int) -> None:
+        """Encode scenes ``first`` to ``first + count`` and put them in place of the oldest."""
+        scenes = [self.stream.scene(index) for index in range(first, first + count)]
+        pixels = to_model_range(np.stack([scene.pixels for scene in scenes]))
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = self.autoencoder.encode(pixels).latent_dist
+        moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1) * self.scale
+        for index, scene, pair in zip(range(first, first + count), scenes, moments.half(), strict=True):
+            mentions = tuple(Mention(o.noun, o.class_word, o.family) for o in scene.objects)
+            buffered = BufferedScene(pair, mentions, scene.relation, scene.background)
+            if len(self.scenes) < self.capacity:
+                self.scenes.append(buffered)
+            else:
+                self.scenes[index % self.capacity] = buffered
+
+    def batch(self, size: int, step: int) -> tuple[Tensor, list[str]]:
+        """Latents (B, c, h, w) with unit standard deviation and a fresh caption for each."""
+        rng = numpy_generator(self.seed, "batch", step)
+        chosen = [self.scenes[int(index)] for index in rng.integers(0, len(self.scenes), size)]
+        moments = torch.stack([scene.moments for scene in chosen]).float()
+        noise = torch.randn(moments[:, 0].shape, generator=torch_generator(self.seed, "posterior", step))
+        captions = [caption(scene.mentions, scene.relation, scene.background, rng) for scene in chosen]
+        return moments[:, 0] + moments[:, 1] * noise, captions
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """The parts that learn together."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    def modules(self) -> nn.ModuleDict:
+        """Both networks as one module, for the optimiser, the average and the state file."""
+        return nn.ModuleDict({"unet": self.unet, "text": self.text_encoder})
+
+
+def build_denoiser(config: DenoiserConfig, words: Sequence[str], latent_channels: int) -> Denoiser:
+    """Fresh U-Net, text encoder, tokenizer over ``words`` and schedule."""
+    tokenizer = build_tokenizer(words, config.text.max_tokens)
+    text_encoder = build_text_encoder(tokenizer, config.text, config.seed)
+    unet = build_unet(config, latent_channels)
+    return Denoiser(unet, text_encoder, tokenizer, build_scheduler(config.log_snr_shift))
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Token ids (B, S), cut and padded to the model's length with the end token."""
+    encoded = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded["input_ids"]
+    return ids
+
+
+def denoising_error(
+    denoiser: Denoiser, latents: Tensor, captions: Sequence[str], timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """Squared error of the velocity prediction, one value per picture (B,)."""
+    scheduler: Any = denoiser.scheduler  # annotated for int32 timesteps only
+    noisy_latents = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = denoiser.text_encoder(token_ids(denoiser.tokenizer, captions)).last_hidden_state
+        model_pred = denoiser.unet(noisy_latents, timesteps, hidden).sample
+    error: Tensor = ((model_pred.float() - target) ** 2).mean(dim=(1, 2, 3))
+    return error
+
+
+def train_denoiser(
+    config: DenoiserConfig,
+    denoiser: Denoiser,
+    buffer: LatentBuffer,
+    folder: Path,
+    until_samples: int,
+    seconds: float = float("inf"),
+    save_every_sec: float = 180,
+) -> Iterator[TrainProgress]:
+    """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``."""
+    modules = denoiser.modules().train()
+    optimizer = torch.optim.AdamW(
+        modules.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )
+    average = Averaged(modules, config.ema_decay)
+    step = 0
+    if has_state(folder):
+        tensors, meta = load_state(folder, optimizer)
+        modules.load_state_dict(unprefixed("model", tensors))
+        average.tensors = unprefixed("ema", tensors)
+        step = int(str(meta["step"]))
+    fresh = max(1, config.batch_size // config.reuse)
+    # After a resume the buffer starts with scenes not seen yet.
+    next_scene = step * fresh + (config.buffer_scenes if step else 0)
+    buffer.refill(next_scene, 16 * config.batch_size)
+    next_scene += 16 * config.batch_size
+    means = RunningMeans()
+    begun = saved_at = time.monotonic()
+    first = step
+    while step * config.batch_size < until_samples and time.monotonic() - begun < seconds:
+        buffer.refill(next_scene, fresh)
+        next_scene += fresh
+        latents, captions = buffer.batch(config.batch_size, step)
+        generator = torch_generator(config.seed, "diffusion", step)
+        timesteps = torch.randint(0, NUM_TRAIN_TIMESTEPS, (config.batch_size,), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * warm_up(step, config.warm_up_steps)
+        loss = denoising_error(denoiser, latents, captions, timesteps, noise).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        average.update(modules, step)
+        means.add({"denoising": float(loss.detach())})
+        now = time.monotonic()
+        finished = step * config.batch_size >= until_samples or now - begun > seconds
+        due = finished or now - saved_at > save_every_sec
+        if due:
+            state = prefixed("model", modules.state_dict()) | prefixed("ema", average.tensors)
+            save_state(folder, state, optimizer, {"step": step, "config": asdict(config)})
+            saved_at = time.monotonic()
+        if due or step % 50 == 0:
+            rate = (step - first) * config.batch_size / (time.monotonic() - begun)
+            yield TrainProgress(step, step * config.batch_size, means.means(), rate, due)
+
+
+def load_averaged(config: DenoiserConfig, denoiser: Denoiser, folder: Path) -> int:
+    """Put the averaged weights of a training into ``denoiser``; returns the samples it has seen."""
+    tensors, meta = load_state(folder, None)
+    denoiser.modules().load_state_dict(unprefixed("ema", tensors), strict=False)
+    denoiser.modules().eval().requires_grad_(False)
+    return int(str(meta["step"])) * config.batch_size

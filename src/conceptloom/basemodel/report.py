@@ -1,0 +1,193 @@
+"""The figures of ``conceptloom basemodel check``, with intervals, and the sheets behind them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conceptloom.backbone import Backbone
+from conceptloom.basemodel.check import (
+    LOG_SNR_BANDS,
+    SUBJECT_THRESHOLD,
+    NamedImage,
+    SceneAttention,
+    gate_scenes,
+    name_check,
+    real_render_check,
+    scene_attention,
+)
+from conceptloom.judges.names import NameCheck
+from conceptloom.pictures import contact_sheet, write_png
+from conceptloom.runs import write_json_atomic
+from conceptloom.scenes.backgrounds import load_photos
+from conceptloom.scenes.sprites import load_sprites
+
+BOOTSTRAPS = 2000
+REAL_RENDERS = 300
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % percentile bootstrap interval over independent units."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
+    """Mean of ``values`` (one a scene, or one a noun) and its 95 % bootstrap interval."""
+    array = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    means = array[rng.integers(0, len(array), (BOOTSTRAPS, len(array)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(array.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class AttentionReport:
+    """The attention gate over all scenes; intervals resample scenes."""
+
+    scenes: int
+    seed: int
+    pointing: Interval
+    threshold_iou: Interval
+    argmax_iou: Interval
+    swaps: Interval
+    shares: dict[str, float]
+    layers: dict[str, float]
+    bands: dict[str, float]
+
+    def text(self) -> str:
+        """The report as a person reads it."""
+        rows = [
+            f"attention gate: {self.scenes} two-sprite scenes of train sprites, dev photographs, seed {self.seed}",
+            f"  pointing                    {self.pointing}",
+            f"  subject IoU (max > {SUBJECT_THRESHOLD:g})     {self.threshold_iou}",
+            f"  subject IoU (argmax)        {self.argmax_iou}",
+            f"  swaps                       {self.swaps}",
+            "  shares of attention         "
+            + ", ".join(f"{name} {value:.3f}" for name, value in self.shares.items()),
+            "  pointing by layer:",
+            *(f"    {name:<58} {value:.3f}" for name, value in self.layers.items()),
+            "  pointing by log-SNR band:",
+            *(f"    {name:<58} {value:.3f}" for name, value in self.bands.items()),
+        ]
+        return "\n".join(rows)
+
+
+def check_attention(backbone: Backbone, scenes: int, seed: int) -> AttentionReport:
+    """Run the attention gate: training sprites, since the words must be known; dev photographs behind them."""
+    found = [
+        scene_attention(backbone, scene, seed + index)
+        for index, scene in enumerate(
+            gate_scenes(load_sprites("train"), load_photos("dev"), scenes, backbone.size, seed)
+        )
+    ]
+    return summarise_attention(found, seed)
+
+
+def summarise_attention(found: Sequence[SceneAttention], seed: int) -> AttentionReport:
+    """Means over scenes, each scene's two nouns averaged first."""
+
+    def over(value: Callable[[SceneAttention], object]) -> Interval:
+        return bootstrap([float(np.mean(value(scene))) for scene in found])  # type: ignore[call-overload]
+
+    bands = {f"{low:g} to {high:g}" for low, high in LOG_SNR_BANDS}
+    return AttentionReport(
+        scenes=len(found),
+        seed=seed,
+        pointing=over(lambda scene: scene.pointed),
+        threshold_iou=over(lambda scene: scene.threshold_iou),
+        argmax_iou=over(lambda scene: scene.argmax_iou),
+        swaps=over(lambda scene: scene.swapped),
+        shares={name: float(np.mean([scene.shares[name] for scene in found])) for name in found[0].shares},
+        layers={
+            name: float(np.mean([scene.layer_pointed[name] for scene in found]))
+            for name in found[0].layer_pointed
+        },
+        bands={
+            name: float(np.mean([scene.band_pointed[name] for scene in found if name in scene.band_pointed]))
+            for name in sorted(bands)
+            if any(name in scene.band_pointed for scene in found)
+        },
+    )
+
+
+@dataclass(frozen=True)
+class NamingReport:
+    """The trainless name check; the interval resamples nouns. ``ceiling`` is the judge on real renders."""
+
+    nouns: int
+    per_noun: int
+    right: Interval
+    ceiling: Interval
+    right_by_noun: dict[str, float]
+    images: tuple[NamedImage, ...]
+
+    def text(self) -> str:
+        """The report as a person reads it."""
+        ranked = sorted(self.right_by_noun, key=lambda noun: -self.right_by_noun[noun])
+        return "\n".join(
+            [
+                f"name check: 'a NOUN on BACKGROUND', {self.nouns} nouns x {self.per_noun} fixed seeds",
+                f"  right noun first among all  {self.right}",
+                f"  the judge on real renders   {self.ceiling}  ({REAL_RENDERS} single-sprite scenes)",
+                f"  best:  {', '.join(ranked[:12])}",
+                f"  worst: {', '.join(ranked[-12:])}",
+            ]
+        )
+
+
+def check_names(backbone: Backbone) -> NamingReport:
+    """Generate every train noun with four seeds and let the trainless judge name it."""
+    judge = NameCheck(load_sprites("train"))
+    images = tuple(name_check(backbone, judge))
+    by_noun: dict[str, list[bool]] = defaultdict(list)
+    for image in images:
+        by_noun[image.noun].append(image.right)
+    real = real_render_check(judge, load_photos("dev"), REAL_RENDERS, backbone.size, 0)
+    shares = {noun: float(np.mean(right)) for noun, right in by_noun.items()}
+    return NamingReport(
+        nouns=len(by_noun),
+        per_noun=len(images) // len(by_noun),
+        right=bootstrap(list(shares.values())),
+        ceiling=bootstrap([float(image.right) for image in real]),
+        right_by_noun=shares,
+        images=images,
+    )
+
+
+def naming_sheet(images: Sequence[NamedImage]) -> NDArray[np.uint8]:
+    """All generated pictures, 16 a row; the label says what was asked and, where wrong, what was seen."""
+    labels = [image.noun if image.right else f"{image.noun} ({image.best_noun})" for image in images]
+    return contact_sheet([image.pixels for image in images], columns=16, labels=labels)
+
+
+def write_report(folder: Path, attention: AttentionReport, naming: NamingReport | None) -> list[Path]:
+    """Write ``check.json`` and, with names, ``names.png``; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"attention": _plain(attention)}
+    paths = [folder / "check.json"]
+    if naming is not None:
+        report["names"] = {key: value for key, value in _plain(naming).items() if key != "images"}
+        paths.append(folder / "names.png")
+        write_png(paths[-1], naming_sheet(naming.images), None)
+    write_json_atomic(paths[0], report)
+    return paths
+
+
+def _plain(report: AttentionReport | NamingReport) -> dict[str, Any]:
+    """A report as JSON values, intervals as mean, low, high."""
+    return {
+        name: vars(value) if isinstance(value, Interval) else value for name, value in vars(report).items()
+    }

@@ -1,0 +1,169 @@
+"""What every training of the built-in model shares: state on disk, EMA, learning rate, the scene stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from conceptloom.errors import DataError
+from conceptloom.scenes.backgrounds import Photo
+from conceptloom.scenes.composer import Scene, SceneRules, random_scene
+from conceptloom.scenes.sprites import Sprite
+from conceptloom.seeding import numpy_generator
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Where a training is: ``samples`` pictures seen in all, losses averaged since the last event, rate per second."""
+
+    step: int
+    samples: int
+    losses: Mapping[str, float]
+    samples_per_sec: float
+    saved: bool
+
+
+class Averaged:
+    """Exponential moving average of a module's parameters: ``decay`` ramps up as (1 + step) / (10 + step)."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: value.detach().clone() for name, value in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average towards the module's present weights."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        names = list(self.tensors)
+        live = dict(module.named_parameters())
+        torch._foreach_lerp_([self.tensors[n] for n in names], [live[n] for n in names], 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the module's parameters with the average."""
+        module.load_state_dict(self.tensors, strict=False)
+
+
+class SceneStream:
+    """Scenes of the training distribution, endless and random-access: scene ``i`` depends on (seed, i) alone."""
+
+    def __init__(
+        self, sprites: Sequence[Sprite], photos: Sequence[Photo], rules: SceneRules, seed: int
+    ) -> None:
+        if not sprites:
+            raise DataError("a scene stream needs sprites, got none: run 'make sprites'")
+        self.sprites, self.photos, self.rules, self.seed = sprites, photos, rules, seed
+
+    def scene(self, index: int) -> Scene:
+        """Scene number ``index``."""
+        return random_scene(self.sprites, self.photos, numpy_generator(self.seed, "scene", index), self.rules)
+
+
+def to_model_range(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear from 0 to 1 over the first ``steps`` steps, 1 afterwards."""
+    return min(1.0, (step + 1) / max(steps, 1))
+
+
+class RunningMeans:
+    """Means of the last ``window`` values of each loss."""
+
+    def __init__(self, window: int = 200) -> None:
+        self.window = window
+        self.values: dict[str, deque[float]] = {}
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Take one step's losses in."""
+        for name, value in losses.items():
+            self.values.setdefault(name, deque(maxlen=self.window)).append(value)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each loss."""
+        return {name: float(np.mean(values)) for name, values in self.values.items()}
+
+
+def save_state(
+    folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, object]
+) -> None:
+    """Write weights, averages, optimiser state and counters as one folder; an older one stays until it is complete."""
+    scratch = folder.with_name(folder.name + ".new")
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    scratch.mkdir(parents=True)
+    flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            flat[f"optimizer.{index}.{key}"] = torch.as_tensor(value).detach().contiguous()
+    save_file(flat, scratch / "state.safetensors")
+    counters = {"group_steps": [group.get("step", 0) for group in optimizer.param_groups]}
+    (scratch / "meta.json").write_text(json.dumps(dict(meta) | counters), encoding="utf-8")
+    for path in scratch.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def load_state(
+    folder: Path, optimizer: torch.optim.Optimizer | None
+) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read what ``save_state`` wrote; the optimiser, when given, is put back where it was."""
+    if not folder.exists() and folder.with_name(folder.name + ".old").exists():
+        folder = folder.with_name(folder.name + ".old")
+    tensors = load_file(folder / "state.safetensors")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith("optimizer.")]:
+        _, index, key = name.split(".", 2)
+        state.setdefault(int(index), {})[key] = tensors.pop(name)
+    if optimizer is not None:
+        whole = optimizer.state_dict()
+        whole["state"] = state
+        optimizer.load_state_dict(whole)
+        for group, steps in zip(optimizer.param_groups, meta["group_steps"], strict=True):
+            group["step"] = steps
+    return tensors, meta
+
+
+def has_state(folder: Path) -> bool:
+    """Whether ``load_state`` would find something."""
+    old = folder.with_name(folder.name + ".old")
+    return (folder / "meta.json").is_file() or (old / "meta.json").is_file()
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names with a prefix, for storing several modules in one file."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of ``prefixed``: only what carries the prefix."""
+    return {
+        name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")
+    }
+
+
+def cycle(stream: SceneStream, start: int) -> Iterator[Scene]:
+    """Scenes from number ``start`` on."""
+    index = start
+    while True:
+        yield stream.scene(index)
+        index += 1

@@ -1,0 +1,127 @@
+"""``conceptloom basemodel``: fetch the artwork, build, resume and check the built-in model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SHEET_EVERY_SEC = 1200.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb group."""
+    group = typer.Typer(help="Make and check the built-in model (its makers need this; nobody else).")
+    group.command("sprites")(sprites)
+    group.command("build")(build)
+    group.command("resume")(resume)
+    group.command("export")(export)
+    group.command("check")(check)
+    app.add_typer(group, name="basemodel")
+
+
+def sprites(
+    ship_to: Annotated[Path | None, typer.Option(help="Also write the packs that ship into this folder.")] = None,
+) -> None:
+    """Fetch the artwork by package name, check it, and build the sprite and background packs."""
+    from conceptloom.basemodel.assets import build_packs
+    from conceptloom.runs import user_cache_dir
+
+    for progress in build_packs(user_cache_dir(), ship_to):
+        typer.echo(f"[{progress.done}/{progress.total}] {progress.what}")
+
+
+def build(
+    hours: Annotated[float, typer.Option(help="Stop the U-Net's training after so many hours.", min=0)] = 24.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+) -> None:
+    """Train autoencoder, text encoder and U-Net from nothing; an interrupted build goes on where it was."""
+    from conceptloom.basemodel.build import BuildPlan, build_autoencoder_stage, shipped_folder, training_stream
+    from conceptloom.basemodel.watch import log_progress, reconstruction_sheet, write_loss_curve, write_sheet
+    from conceptloom.runs import user_cache_dir
+
+    _use_threads(threads)
+    plan, cache = BuildPlan(), user_cache_dir()
+    folder = cache / "training"
+    if not (shipped_folder() / "vae").is_dir():
+        for progress in build_autoencoder_stage(plan, cache):
+            log_progress(folder, "autoencoder", progress)
+            if progress.saved:
+                typer.echo(_line("autoencoder", progress.samples, progress.losses, progress.samples_per_sec))
+        sheet = reconstruction_sheet(plan.autoencoder, folder / "autoencoder", training_stream(plan, cache))
+        typer.echo(write_sheet(folder, "reconstructions", sheet))
+        typer.echo(write_loss_curve(folder, "autoencoder"))
+    resume(hours, threads)
+
+
+def resume(
+    hours: Annotated[float, typer.Option(help="Stop after so many hours.", min=0)] = 24.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+) -> None:
+    """Go on training U-Net and text encoder, from the cache's state or else from the shipped weights."""
+    import time
+
+    from conceptloom.basemodel.build import BuildPlan, build_denoiser_stage, export_trained
+    from conceptloom.basemodel.watch import log_progress, sample_sheet, write_loss_curve, write_sheet
+    from conceptloom.runs import user_cache_dir
+
+    _use_threads(threads)
+    plan, cache = BuildPlan(), user_cache_dir()
+    folder = cache / "training"
+    drawn_at = time.monotonic()
+    for progress in build_denoiser_stage(plan, cache, hours * 3600):
+        log_progress(folder, "denoiser", progress)
+        if not progress.saved:
+            continue
+        typer.echo(_line("denoiser", progress.samples, progress.losses, progress.samples_per_sec))
+        if time.monotonic() - drawn_at > SHEET_EVERY_SEC:
+            drawn_at = time.monotonic()
+            export_trained(plan, cache, folder / "model")
+            typer.echo(write_sheet(folder, f"samples-{progress.samples:09d}", sample_sheet(folder / "model")))
+            typer.echo(write_loss_curve(folder, "denoiser"))
+    typer.echo(f"exported {export_trained(plan, cache, folder / 'model')} samples' model to {folder / 'model'}")
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the model folder goes; replaced when it exists.")],
+) -> None:
+    """Write the averaged weights of the training in the cache as a diffusers folder."""
+    from conceptloom.basemodel.build import BuildPlan, export_trained
+    from conceptloom.runs import user_cache_dir
+
+    samples = export_trained(BuildPlan(), user_cache_dir(), folder)
+    typer.echo(f"exported a model that has seen {samples} pictures to {folder}")
+
+
+def check(
+    model: Annotated[str, typer.Option(help="'builtin' or a model folder.")] = "builtin",
+    scenes: Annotated[int, typer.Option(help="Scenes of the attention gate.", min=1)] = 200,
+    names: Annotated[bool, typer.Option(help="Also generate and name every train noun (minutes).")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write check.json and the sheets into this folder.")] = None,
+) -> None:
+    """Print where the model looks (attention gate) and what it can draw (trainless name check)."""
+    from conceptloom.backbone import load_backbone
+    from conceptloom.basemodel.report import check_names, check_attention, write_report
+
+    backbone = load_backbone(model)
+    attention = check_attention(backbone, scenes, seed)
+    typer.echo(attention.text())
+    naming = check_names(backbone) if names else None
+    if naming is not None:
+        typer.echo(naming.text())
+    if out is not None:
+        for path in write_report(out, attention, naming):
+            typer.echo(path)
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _line(stage: str, samples: int, losses: object, rate: float) -> str:
+    values = " ".join(f"{name} {value:.4f}" for name, value in dict(losses).items())  # type: ignore[call-overload]
+    return f"{stage} {samples} samples, {rate:.1f}/s: {values}"

@@ -1,0 +1,242 @@
+"""Training the built-in model: schedule, tokenizer, resuming, and what is exported. Numbers on very small shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conceptloom.basemodel.autoencoder import (
+    AutoencoderConfig,
+    build_autoencoder,
+    crop_batch,
+    latent_scale,
+    load_averaged_autoencoder,
+    train_autoencoder,
+)
+from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, warm_start
+from conceptloom.basemodel.denoiser import (
+    DenoiserConfig,
+    LatentBuffer,
+    build_denoiser,
+    build_scheduler,
+    denoising_error,
+    load_averaged,
+    shifted_betas,
+    token_ids,
+    train_denoiser,
+)
+from conceptloom.basemodel.optimizer import build_optimizer, scale_rates
+from conceptloom.basemodel.text import TextConfig, build_tokenizer
+from conceptloom.basemodel.training import (
+    Averaged,
+    SceneStream,
+    load_state,
+    save_state,
+    to_model_range,
+    warm_up,
+)
+from conceptloom.errors import DataError
+from conceptloom.scenes.backgrounds import load_photos
+from conceptloom.scenes.composer import SceneRules
+from conceptloom.scenes.sprites import load_sprites
+
+SMALL_AE = AutoencoderConfig(side_px=32, channels=(8, 16), latent_channels=4, crop_px=16, batch_size=4)
+SMALL = DenoiserConfig(
+    channels=(32, 64),
+    text=TextConfig(width=32, layers=1, heads=2, max_tokens=16),
+    batch_size=4,
+    buffer_scenes=32,
+)
+
+
+@pytest.fixture
+def stream() -> SceneStream:
+    return SceneStream(load_sprites("dev")[:8], load_photos("dev")[:2], SceneRules(side_px=32), seed=1)
+
+
+def small_denoiser():
+    return build_denoiser(SMALL, ["cat", "dog", "on", "grass"], SMALL_AE.latent_channels)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.8])
+def test_the_schedule_is_stable_diffusions_shifted_in_log_snr_and_rescaled_to_zero_terminal_snr(
+    shift: float,
+) -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    signal = torch.cumprod(1 - betas, 0)
+    odds = signal / (1 - signal) * np.exp(shift)
+    root = (odds / (1 + odds)).sqrt()
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    ours = torch.cumprod(1 - torch.tensor(shifted_betas(shift), dtype=torch.float64), 0).sqrt()
+    assert torch.allclose(ours, expected, atol=1e-9)
+
+
+def test_the_last_timestep_holds_no_signal() -> None:
+    assert float(build_scheduler(2.8).alphas_cumprod[-1]) == 0.0
+
+
+def test_known_words_are_one_token_each() -> None:
+    words = caption_words(load_sprites("train"), load_photos("train"))
+    tokenizer = build_tokenizer(words, 32)
+    assert [word for word in words if len(tokenizer(word)["input_ids"]) != 3] == []
+
+
+def test_unknown_text_is_spelled_not_dropped() -> None:
+    tokenizer = build_tokenizer(["cat"], 32)
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer("zebra")["input_ids"])[1:-1]
+    assert "".join(pieces).replace("</w>", "") == "zebra"
+
+
+def test_padding_is_the_end_token() -> None:
+    tokenizer = build_tokenizer(["cat"], 8)
+    ids = token_ids(tokenizer, ["cat"])
+    assert ids.shape == (1, 8)
+    assert set(ids[0, 2:].tolist()) == {tokenizer.eos_token_id}
+
+
+def test_a_scene_depends_on_its_number_alone(stream: SceneStream) -> None:
+    later = stream.scene(7)
+    assert np.array_equal(stream.scene(7).pixels, later.pixels)
+    assert not np.array_equal(stream.scene(8).pixels, later.pixels)
+
+
+def test_a_stream_without_sprites_says_what_to_do() -> None:
+    with pytest.raises(DataError, match="make sprites"):
+        SceneStream([], [], SceneRules(), 0)
+
+
+def test_pixels_span_the_models_range() -> None:
+    extremes = np.array([[[[0, 255, 127]]]], np.uint8)
+    assert to_model_range(extremes).flatten().tolist() == pytest.approx([-1.0, 1.0, -1 / 255])
+
+
+def test_the_average_of_a_constant_is_that_constant() -> None:
+    module = nn.Linear(2, 2)
+    average = Averaged(module, 0.9)
+    for step in range(5):
+        average.update(module, step)
+    assert torch.allclose(average.tensors["weight"], module.weight)
+
+
+def test_the_average_ramps_up_its_decay() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    average = Averaged(module, 0.999)
+    nn.init.ones_(module.weight)
+    average.update(module, 1)
+    assert float(average.tensors["weight"]) == pytest.approx(1 - 2 / 11)
+
+
+def test_warm_up_rises_linearly_and_stays() -> None:
+    assert [warm_up(step, 4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1.0, 1.0]
+
+
+def test_rates_scale_from_their_base_and_not_from_each_other() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), 0.02, 1e-3, 0.0)
+    for factor in (0.5, 0.5):
+        scale_rates(optimizer, factor)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 5e-4])
+
+
+def test_a_saved_state_comes_back_whole(tmp_path: Path) -> None:
+    module = nn.Linear(3, 3)
+    optimizer = build_optimizer(module, 0.02, 1e-3, 0.0)
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    save_state(tmp_path / "state", {"w": module.weight}, optimizer, {"step": 3})
+    again = build_optimizer(nn.Linear(3, 3), 0.02, 1e-3, 0.0)
+    tensors, meta = load_state(tmp_path / "state", again)
+    assert torch.equal(tensors["w"], module.weight)
+    assert meta["step"] == 3
+    for old, new in zip(
+        optimizer.state_dict()["state"].values(), again.state_dict()["state"].values(), strict=True
+    ):
+        assert all(torch.equal(torch.as_tensor(old[key]), torch.as_tensor(new[key])) for key in old)
+    assert [group["step"] for group in again.param_groups] == [1, 1]
+
+
+def test_an_interrupted_autoencoder_equals_an_uninterrupted_one(tmp_path: Path, stream: SceneStream) -> None:
+    list(train_autoencoder(SMALL_AE, stream, tmp_path / "whole", until_samples=16))
+    list(train_autoencoder(SMALL_AE, stream, tmp_path / "parts", until_samples=8))
+    list(train_autoencoder(SMALL_AE, stream, tmp_path / "parts", until_samples=16))
+    whole, parts = (load_state(tmp_path / name, None)[0] for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_crops_of_one_step_are_reproducible(stream: SceneStream) -> None:
+    assert np.array_equal(crop_batch(stream, SMALL_AE, 3), crop_batch(stream, SMALL_AE, 3))
+
+
+def test_scaled_latents_have_unit_spread(tmp_path: Path, stream: SceneStream) -> None:
+    list(train_autoencoder(SMALL_AE, stream, tmp_path, until_samples=8))
+    model = load_averaged_autoencoder(SMALL_AE, tmp_path)
+    images = to_model_range(np.stack([stream.scene(index).pixels for index in range(8)]))
+    scale = latent_scale(model, images)
+    assert float((model.encode(images).latent_dist.mean * scale).std()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path, stream: SceneStream) -> None:
+    autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
+    denoiser = small_denoiser()
+    buffer = LatentBuffer(stream, autoencoder, 1.0, SMALL)
+    buffer.refill(0, 16)
+    latents, captions = buffer.batch(8, 0)
+    timesteps = torch.arange(100, 900, 100)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = float(denoising_error(denoiser, latents, captions, timesteps, noise).mean())
+    list(train_denoiser(replace(SMALL, warm_up_steps=1), denoiser, buffer, tmp_path, until_samples=120))
+    with torch.no_grad():
+        after = float(denoising_error(denoiser, latents, captions, timesteps, noise).mean())
+    assert after < 0.9 * before
+
+
+def test_the_buffer_replaces_its_oldest_scene(stream: SceneStream) -> None:
+    autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
+    buffer = LatentBuffer(stream, autoencoder, 1.0, replace(SMALL, buffer_scenes=4))
+    buffer.refill(0, 4)
+    second = buffer.scenes[1]
+    buffer.refill(4, 1)
+    assert len(buffer.scenes) == 4
+    assert buffer.scenes[1] is second
+    assert buffer.scenes[0].background == stream.scene(4).background
+
+
+def test_an_export_loads_as_a_stable_diffusion_pipeline_with_the_same_weights(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
+    plan = BuildPlan(autoencoder=SMALL_AE, denoiser=SMALL)
+    export_model(denoiser, autoencoder, 0.5, plan, ["grass"], 7, tmp_path / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
+    assert pipeline.vae.config.scaling_factor == 0.5
+    for ours, theirs in zip(denoiser.unet.parameters(), pipeline.unet.parameters(), strict=True):
+        assert torch.equal(ours.half(), theirs.half())
+
+
+def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
+    denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
+    export_model(denoiser, autoencoder, 1.0, BuildPlan(SMALL_AE, SMALL), ["grass"], 0, tmp_path / "model")
+    fresh = build_denoiser(replace(SMALL, seed=9), ["cat", "dog", "on", "grass"], SMALL_AE.latent_channels)
+    warm_start(fresh, tmp_path / "model")
+    for ours, theirs in zip(denoiser.unet.parameters(), fresh.unet.parameters(), strict=True):
+        assert torch.equal(ours.half(), theirs.half())
+
+
+def test_the_averaged_weights_are_what_is_loaded(tmp_path: Path, stream: SceneStream) -> None:
+    autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
+    denoiser = small_denoiser()
+    buffer = LatentBuffer(stream, autoencoder, 1.0, SMALL)
+    list(train_denoiser(SMALL, denoiser, buffer, tmp_path, until_samples=8))
+    other = small_denoiser()
+    assert load_averaged(SMALL, other, tmp_path) == 8
+    tensors, _ = load_state(tmp_path, None)
+    assert torch.equal(
+        dict(other.modules().named_parameters())["unet.conv_in.weight"], tensors["ema.unet.conv_in.weight"]
+    )
