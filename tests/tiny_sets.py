@@ -1,0 +1,73 @@
+"""A concept set with random rows for a tiny base model: no learning, milliseconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from conceptloom.backbone import (
+    Backbone,
+    WeightsDelta,
+    WeightsKind,
+    add_lora,
+    lora_state,
+    random_rows,
+    remove_lora,
+    weight_names,
+    weights_state,
+)
+from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet
+from conceptloom.seeding import numpy_generator, torch_generator
+
+CONCEPTS = (
+    Concept("cat", initializer="cat", num_vectors=2),
+    Concept("car", initializer="car"),
+    Concept("beach", "background"),
+)
+PROMPT = "a <cat> next to a <car> on <beach>"
+
+
+def tiny_set(backbone: Backbone, kind: WeightsKind | None = None, seed: int = 0) -> ConceptSet:
+    """Cat (two rows), car and beach, learned from "garden" (all three) and "street" (the car)."""
+    rows = {
+        concept.name: random_rows(backbone, concept.num_vectors, torch_generator(seed, concept.name)).cpu()
+        for concept in CONCEPTS
+    }
+    rng = numpy_generator(seed, "pictures")
+    masks = {("garden", concept.name): rng.random((40, 60)) < 0.3 for concept in CONCEPTS}
+    masks["street", "car"] = np.ones((8, 8), dtype=np.bool_)
+    return ConceptSet(
+        concepts=CONCEPTS,
+        embeddings=rows,
+        base=BaseModelRecord(backbone.name, backbone.fingerprint, backbone.version),
+        weights=None if kind is None else tiny_weights(backbone, kind, seed),
+        config={"method": "paper"},
+        provenance={
+            "conceptloom": "0.1.0",
+            "drift": {"prompts": ["dog"], "before": 0.5, "after": 0.625},
+            "rescues": {"garden": {"cat": 3}},
+        },
+        masks=masks,
+        thumbnails={"cat": rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)},
+    )
+
+
+def tiny_weights(backbone: Backbone, kind: WeightsKind, seed: int = 0) -> WeightsDelta:
+    """Random weights of a kind, large enough to change every picture; the base model is left as it was."""
+    if kind == "lora":
+        try:
+            add_lora(backbone, rank=2, alpha=2.0, seed=seed)
+            factors = {
+                name: _perturbation(tensor, seed, name) for name, tensor in lora_state(backbone).items()
+            }
+        finally:
+            remove_lora(backbone)
+        return WeightsDelta("lora", factors, rank=2, alpha=2.0)
+    base = weights_state(backbone, weight_names(backbone, kind))
+    return WeightsDelta(
+        kind, {name: 0.1 * _perturbation(tensor, seed, name) for name, tensor in base.items()}
+    )
+
+
+def _perturbation(tensor: torch.Tensor, seed: int, name: str) -> torch.Tensor:
+    return 0.3 * torch.randn(tensor.shape, generator=torch_generator(seed, "weights", name))
