@@ -13,7 +13,6 @@ Whoever saves may add files (metrics.jsonl, index.html, previews).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,11 +35,11 @@ from conceptloom.concepts.storage import (
     read_json,
     read_tensors,
     replace_folder,
-    write_image,
     write_json,
     write_tensors,
 )
 from conceptloom.errors import ConceptSetError, PromptError
+from conceptloom.pictures import write_png
 
 FORMAT_VERSION = 1
 DESCRIPTION = "concept_set.json"
@@ -49,6 +48,7 @@ WEIGHTS = "weights.safetensors"
 MASKS = "masks"
 THUMBNAILS = "thumbnails"
 METRICS = "metrics.jsonl"
+MAX_ALPHA = 1e6
 RESERVED = frozenset({DESCRIPTION, EMBEDDINGS, WEIGHTS, MASKS, THUMBNAILS})
 
 
@@ -59,6 +59,11 @@ class BaseModelRecord:
     name: str
     fingerprint: str
     version: str | None
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> BaseModelRecord:
+        """The record of a loaded base model."""
+        return cls(backbone.name, backbone.fingerprint, backbone.version)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +105,10 @@ class ConceptSet:
         widths = {rows.shape[-1] for rows in self.embeddings.values() if rows.ndim == 2}
         for concept in self.concepts:
             _require_rows(concept, self.embeddings[concept.name], widths)
-        for picture, name in self.masks:
-            if name not in names or not is_plain_name(picture):
+        for (picture, name), mask in self.masks.items():
+            if name not in names or not is_plain_name(picture) or mask.dtype != np.bool_ or mask.ndim != 2:
                 raise ConceptSetError(
-                    f"the set has a mask for '{name}' in '{picture}', which it does not know: {RESTORE}"
+                    f"the mask of '{name}' in '{picture}' is not a mask of a concept: {RESTORE}"
                 )
         for name, thumbnail in self.thumbnails.items():
             if name not in names or thumbnail.dtype != np.uint8 or thumbnail.shape[2:] != (3,):
@@ -128,7 +133,7 @@ class ConceptSet:
 
     def check_base(self, backbone: Backbone) -> None:
         """Raise `ConceptSetError` unless `backbone` is the model the set was learned on."""
-        held = BaseModelRecord(backbone.name, backbone.fingerprint, backbone.version)
+        held = BaseModelRecord.of(backbone)
         if (held.fingerprint, held.version) != (self.base.fingerprint, self.base.version):
             raise ConceptSetError(
                 f"the set was learned on {_model_title(self.base)}, not on {_model_title(held)}:"
@@ -192,7 +197,7 @@ class ConceptSet:
         Raises:
             ConceptSetError: no set there, a newer format, or damaged files.
         """
-        path = Path(folder).expanduser()
+        path = Path(folder).expanduser().resolve()
         if not path.exists() and (previous_of(path) / DESCRIPTION).is_file():
             path = previous_of(path)  # saving was cut short between two renames
         if not (path / DESCRIPTION).is_file():
@@ -226,11 +231,11 @@ class ConceptSet:
             masks={
                 (picture, name): read_image(_inside(path / MASKS, picture, name), "L") > 127
                 for picture, names in _field(told, "masks", dict).items()
-                for name in names
+                for name in _names(names)
             },
             thumbnails={
                 name: read_image(_inside(path / THUMBNAILS, name), "RGB")
-                for name in _field(told, "thumbnails", list)
+                for name in _names(told.get("thumbnails"))
             },
             folder=path,
         )
@@ -239,9 +244,9 @@ class ConceptSet:
         pictures: dict[str, list[str]] = {}
         for (picture, name), mask in self.masks.items():
             pictures.setdefault(picture, []).append(name)
-            write_image(folder / MASKS / picture / f"{name}.png", mask)
+            write_png(folder / MASKS / picture / f"{name}.png", mask)
         for name, thumbnail in self.thumbnails.items():
-            write_image(folder / THUMBNAILS / f"{name}.png", thumbnail)
+            write_png(folder / THUMBNAILS / f"{name}.png", thumbnail)
         write_tensors(
             folder / EMBEDDINGS,
             {concept.placeholder_token: self.embeddings[concept.name] for concept in self.concepts},
@@ -339,11 +344,22 @@ def _weights_from(entry: object, folder: Path) -> WeightsDelta | None:
     if not isinstance(entry, dict) or entry.get("kind") not in ("lora", "kv", "full"):
         raise ConceptSetError(f"{DESCRIPTION} lacks a proper 'weights': {RESTORE}")
     rank, alpha = entry.get("rank"), entry.get("alpha")
-    if entry["kind"] == "lora":
-        rank, alpha = _field(entry, "rank", int), float(_field(entry, "alpha", int | float))  # type: ignore[arg-type]
-        if rank < 1 or not math.isfinite(alpha):
-            raise ConceptSetError(f"{DESCRIPTION} gives the LoRA rank {rank} and alpha {alpha}: {RESTORE}")
-    return WeightsDelta(entry["kind"], read_tensors(folder / WEIGHTS), rank, alpha)
+    if entry["kind"] != "lora":
+        return WeightsDelta(entry["kind"], read_tensors(folder / WEIGHTS))
+    if (
+        not isinstance(rank, int)
+        or not isinstance(alpha, int | float)
+        or rank < 1
+        or not abs(alpha) < MAX_ALPHA
+    ):
+        raise ConceptSetError(f"{DESCRIPTION} lacks a proper rank or alpha of the LoRA: {RESTORE}")
+    return WeightsDelta("lora", read_tensors(folder / WEIGHTS), rank, float(alpha))
+
+
+def _names(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConceptSetError(f"{DESCRIPTION} lacks proper lists of masks and thumbnails: {RESTORE}")
+    return value
 
 
 def _inside(folder: Path, *names: object) -> Path:

@@ -114,12 +114,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_image(path: Path, pixels: npt.NDArray[Any]) -> None:
-    """Write a PNG: bool (H, W) black and white, or uint8 (H, W, 3)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, format="PNG")
-
-
 def read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
     """Read a PNG as mode "L" (H, W) or "RGB" (H, W, 3)."""
     try:
