@@ -9,9 +9,8 @@ TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-TORCH_CHOICE := $(shell printf '%s' '$(TORCH) $(TORCH_PIP_ARGS)' | cksum | cut -d ' ' -f 1)
-TORCH_STAMP := $(VENV)/.torch-$(TORCH_CHOICE)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+TORCH_STAMP := $(VENV)/.torch
 RUNTIME_STAMP := $(VENV)/.runtime
 DEV_STAMP := $(VENV)/.dev
 TRAIN_STAMP := $(VENV)/.train
@@ -53,6 +52,7 @@ sprites: $(TRAIN_STAMP)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make ... PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV), once: torch, then the rest. This takes some minutes."
 	$(PYTHON) -m venv $(VENV)
 
 $(TORCH_STAMP): | $(VENV)/bin/python
@@ -60,13 +60,13 @@ $(TORCH_STAMP): | $(VENV)/bin/python
 	@touch $@
 
 $(RUNTIME_STAMP): pyproject.toml $(TORCH_STAMP)
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --quiet --editable .
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --quiet --editable '.[dev]'
 	@touch $@ $(RUNTIME_STAMP)
 
 $(TRAIN_STAMP): pyproject.toml $(TORCH_STAMP)
-	$(PIP_INSTALL) --editable '.[train]'
+	$(PIP_INSTALL) --quiet --editable '.[train]'
 	@touch $@ $(RUNTIME_STAMP)
