@@ -1,0 +1,52 @@
+"""Learning concepts from pictures: four stages, masks and tokens in turn.
+
+Axis legend: B batch, K concepts, H W pixels, h w latent cells, L layers, A heads, S text tokens, D embedding width.
+"""
+
+from conceptloom.learning.api import LearnJob, learn, prepare_job
+from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
+from conceptloom.learning.estimate import Estimate, estimate
+from conceptloom.learning.presets import PRESETS, family_of, resolve_config
+from conceptloom.learning.progress import (
+    STAGES,
+    CheckpointSaved,
+    DriftMeasured,
+    Finished,
+    MasksUpdated,
+    Progress,
+    Resumed,
+    SamplesDrawn,
+    StepDone,
+)
+from conceptloom.learning.recorder import Recorder, run_folder
+from conceptloom.learning.request import LearningPicture, LearnRequest, build_request
+from conceptloom.learning.trainer import run
+
+__all__ = [
+    "PRESETS",
+    "STAGES",
+    "CRFSettings",
+    "CheckpointSaved",
+    "DriftMeasured",
+    "Estimate",
+    "Finished",
+    "LearnConfig",
+    "LearnJob",
+    "LearnRequest",
+    "LearningPicture",
+    "MasksUpdated",
+    "Progress",
+    "Recorder",
+    "Resumed",
+    "SamplesDrawn",
+    "StepDone",
+    "build_request",
+    "estimate",
+    "family_of",
+    "learn",
+    "prepare_job",
+    "read_config_file",
+    "resolve_config",
+    "run",
+    "run_folder",
+]

@@ -1,0 +1,188 @@
+"""From files and words to a concept set on disk: what the command line and Python callers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conceptloom.backbone import Backbone, load_backbone
+from conceptloom.concepts import ConceptKind, ConceptSet
+from conceptloom.errors import ConfigError, PictureError, RunError
+from conceptloom.learning.config import Method
+from conceptloom.learning.presets import family_of, resolve_config
+from conceptloom.learning.progress import Finished, Progress
+from conceptloom.learning.recorder import Recorder, run_folder
+from conceptloom.learning.request import LearnRequest, build_request
+from conceptloom.learning.trainer import run
+from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+
+
+@dataclass(frozen=True, eq=False)
+class LearnJob:
+    """A request, the base model it runs on, and where the set goes."""
+
+    request: LearnRequest
+    backbone: Backbone
+    out: Path
+
+    def events(self, *, resume: bool = False) -> Generator[Progress, None, None]:
+        """Learn, write everything, yield what happens; closing the iterator leaves a checkpoint to resume from."""
+        recorder = Recorder(self.request, self.out, resume=resume)
+        return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=resume))
+
+
+def learn(
+    pictures: Sequence[str | Path | Picture],
+    concepts: Mapping[str, str | None],
+    out: str | Path,
+    *,
+    method: Method | None = None,
+    contains: Mapping[str, Sequence[str]] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    masks: Mapping[tuple[str, str], str | Path] | None = None,
+    kinds: Mapping[str, ConceptKind] | None = None,
+    base_model: str | Path | Backbone = "builtin",
+    seed: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ConceptSet:
+    """Learn concepts from pictures and write them as a concept set.
+
+    >>> learn(["cat-and-dog.jpg"], {"cat": "cat", "dog": "dog", "garden": "grass"}, "my-set")  # doctest: +SKIP
+
+    Args:
+        pictures: files, folders in Break-A-Scene's layout, or loaded pictures; a file's stem names its picture.
+        concepts: initializer word, or None, by concept name; `<name>` is the new word in prompts.
+        out: folder of the concept set. Where it holds a set already, that set is learned further: concepts named here
+            go on from their rows or are added, all others stay bit for bit.
+        method: "gt" (your masks), "fixed", "paper" (the default) or "literal".
+        contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
+        prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
+        masks: mask file by (picture name, concept name), white = concept, for method "gt".
+        kinds: "subject", "background" or "pattern" by concept name.
+        base_model: "builtin", a diffusers folder, or a loaded model.
+        seed: of every random draw.
+        config: any key of `LearnConfig`, on top of the preset.
+        device: "auto", "cpu", "cuda" or "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        resume: go on with a run that stopped.
+        on_progress: called with every event.
+
+    Returns:
+        The set, as written to `out`.
+
+    Raises:
+        ConceptloomError: something given can't be used; the message says what, and what to do.
+    """
+    overrides = dict(config or {})
+    if method is not None:
+        overrides["method"] = method
+    if seed is not None:
+        overrides["seed"] = seed
+    job = prepare_job(
+        pictures,
+        concepts,
+        Path(out),
+        contains=contains,
+        prompts=prompts,
+        masks=masks,
+        kinds=kinds,
+        base_model=base_model,
+        overrides=overrides,
+        device=device,
+        dtype=dtype,
+    )
+    for event in job.events(resume=resume):
+        if on_progress is not None:
+            on_progress(event)
+        if isinstance(event, Finished):
+            learned = event.concept_set
+    return learned
+
+
+def prepare_job(
+    pictures: Sequence[str | Path | Picture],
+    concepts: Mapping[str, str | None],
+    out: Path,
+    *,
+    contains: Mapping[str, Sequence[str]] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    masks: Mapping[tuple[str, str], str | Path] | None = None,
+    kinds: Mapping[str, ConceptKind] | None = None,
+    base_model: str | Path | Backbone = "builtin",
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> LearnJob:
+    """Read pictures, load the base model and check the request; arguments as for `learn`.
+
+    What can be refused without the base model is refused before it is loaded.
+    """
+    overrides = overrides or {}
+    method = overrides.get("method", "paper")
+    if masks and method != "gt":
+        raise ConfigError(
+            f"masks are given, but method {method} does not use them: add method gt or leave them out"
+        )
+    start = _start_from(out)
+    loaded = _load_pictures(pictures, list(concepts), contains or {}, masks or {})
+    backbone = base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
+    if start is not None:
+        start.check_base(backbone)
+    request = build_request(
+        loaded,
+        concepts,
+        resolve_config(family_of(backbone.version), overrides),
+        contains=contains,
+        prompts=prompts,
+        kinds=kinds,
+        backgrounds=backbone.backgrounds,
+        start=start,
+    )
+    return LearnJob(request, backbone, out)
+
+
+def _start_from(out: Path) -> ConceptSet | None:
+    """The set in `out` to learn further from, None when there is none; refuses a folder that can't become a set."""
+    if out.is_dir() and any(out.iterdir()):
+        return ConceptSet.load(out)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file: choose a folder for the concept set")
+    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not os.access(parent, os.W_OK):
+        raise RunError(f"{parent} can't be written to: choose another folder for the concept set")
+    return None
+
+
+def _load_pictures(
+    pictures: Sequence[str | Path | Picture],
+    concepts: Sequence[str],
+    contains: Mapping[str, Sequence[str]],
+    masks: Mapping[tuple[str, str], str | Path],
+) -> list[Picture]:
+    loaded = []
+    for given in pictures:
+        if isinstance(given, Picture):
+            loaded.append(given)
+        elif Path(given).is_dir():
+            listed = contains.get(Path(given).name, concepts)
+            loaded.append(load_break_a_scene(Path(given), [name for name in concepts if name in listed]))
+        else:
+            loaded.append(load_picture(Path(given)))
+    for (name, concept), path in masks.items():
+        index = next((index for index, picture in enumerate(loaded) if picture.name == name), None)
+        if index is None or concept not in concepts:
+            raise PictureError(
+                f"a mask is given for '{concept}' in '{name}': expected one of the pictures"
+                f" {', '.join(picture.name for picture in loaded)} and one of the concepts {', '.join(concepts)}"
+            )
+        height, width = loaded[index].pixels.shape[:2]
+        given_masks = {**loaded[index].masks, concept: load_mask(Path(path), (height, width))}
+        loaded[index] = replace(loaded[index], masks=given_masks)
+    return loaded

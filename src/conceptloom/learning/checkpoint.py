@@ -1,0 +1,161 @@
+"""Checkpoints: safetensors and JSON under a manifest of sizes and hashes; the newest complete one wins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from conceptloom.errors import RunError
+from conceptloom.runs import write_json_atomic
+
+FORMAT_VERSION = 1
+KEPT = 2
+"""Complete checkpoints kept: the newest, and one to fall back to when it is damaged."""
+
+CADENCE_KEYS = ("preview_every", "checkpoint_every")
+"""Configuration that may change between stopping and resuming: it decides nothing that is learned."""
+
+_TENSORS, _STATE, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The state of a run after a whole number of steps."""
+
+    position: int
+    """Steps done over all stages; orders the checkpoints of a run."""
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    """Plain data: steps done per stage, counters."""
+    description: Mapping[str, Any]
+    """What the run was asked to learn, and the base model's fingerprint."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The newest complete checkpoint of a folder, and why newer ones were passed over."""
+
+    checkpoint: Checkpoint | None
+    skipped: tuple[str, ...]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `checkpoint` under `folder`; a crash at any moment leaves the earlier ones intact."""
+    final = folder / f"{checkpoint.position:08d}"
+    partial = folder / f".{final.name}.{os.getpid()}"
+    _remove_partial(folder)
+    partial.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    safetensors.torch.save_file(tensors, partial / _TENSORS)
+    _sync(partial / _TENSORS)
+    state = {
+        "format_version": FORMAT_VERSION,
+        "position": checkpoint.position,
+        "state": checkpoint.state,
+        "description": checkpoint.description,
+    }
+    write_json_atomic(partial / _STATE, state)
+    write_json_atomic(partial / _MANIFEST, {name: _entry(partial / name) for name in (_TENSORS, _STATE)})
+    if final.exists():
+        shutil.rmtree(final)
+    _sync(partial)
+    partial.rename(final)
+    _sync(folder)
+    for old in _complete_names(folder)[KEPT:]:
+        shutil.rmtree(folder / old)
+    return final
+
+
+def newest_checkpoint(folder: Path) -> Found:
+    """The newest checkpoint under `folder` whose files are all there and have the recorded sizes and hashes."""
+    skipped: list[str] = []
+    for name in _complete_names(folder):
+        try:
+            return Found(_load(folder / name), tuple(skipped))
+        except (OSError, ValueError, KeyError) as error:
+            skipped.append(f"checkpoint {name} is damaged ({error}), passed over")
+    return Found(None, tuple(skipped))
+
+
+def require_same_run(checkpoint: Checkpoint, description: Mapping[str, Any]) -> None:
+    """Raise `RunError` naming the fields in which the checkpoint's run differs from this one."""
+    then, now = _flatten(checkpoint.description), _flatten(description)
+    ignored = {f"config.{key}" for key in CADENCE_KEYS}
+    keys = sorted((then.keys() | now.keys()) - ignored)
+    differing = [key for key in keys if then.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(
+            f"{key} was {_short(then.get(key))}, is {_short(now.get(key))}" for key in differing[:3]
+        )
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise RunError(
+            f"the checkpoint belongs to another run ({shown}{more}): repeat its command, or use another --out"
+        )
+
+
+def _load(folder: Path) -> Checkpoint:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    for name in (_TENSORS, _STATE):
+        if _entry(folder / name) != manifest[name]:
+            raise ValueError(f"{name} does not match its manifest")
+    stored = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    if stored["format_version"] != FORMAT_VERSION:
+        raise RunError(
+            f"checkpoint {folder.name} has format {stored['format_version']}, this version reads {FORMAT_VERSION}:"
+            " resume with the version that wrote it, or start again"
+        )
+    tensors = safetensors.torch.load_file(folder / _TENSORS)
+    return Checkpoint(stored["position"], tensors, stored["state"], stored["description"])
+
+
+def _complete_names(folder: Path) -> list[str]:
+    """Names of checkpoint folders, newest first; partial ones begin with a dot."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()), reverse=True
+    )
+
+
+def _remove_partial(folder: Path) -> None:
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name.startswith("."):
+                shutil.rmtree(entry)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        flat: dict[str, Any] = {}
+        for key, inner in value.items():
+            flat.update(_flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -1,0 +1,175 @@
+"""Every switch of the method as one frozen, validated configuration.
+
+Values that depend on the base model or on the method have no default here: they stand in one table,
+`presets.py`, and `presets.resolve_config` fills them in.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from conceptloom.errors import ConfigError
+from conceptloom.masks import CRFConfig
+
+Method = Literal["gt", "fixed", "paper", "literal"]
+Layers = Literal["all", "up", "down", "mid", "up_down"]
+TrainedPart = Literal["full", "lora", "kv", "tokens"]
+MaskLossNorm = Literal["paper", "area"]
+
+MAX_STEPS = 1_000_000
+
+
+class CRFSettings(BaseModel):
+    """The DenseCRF's numbers; spatial standard deviations are pixels of a 512 px picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    iterations: int = Field(10, ge=0, le=100)
+    gaussian_sxy: float = Field(3.0, gt=0)
+    gaussian_weight: float = Field(7.0, ge=0)
+    bilateral_sxy: float = Field(50.0, gt=0)
+    bilateral_srgb: float = Field(5.0, gt=0)
+    bilateral_weight: float = Field(10.0, ge=0)
+    scale: float = Field(1.0, gt=0)
+    """Multiplies both spatial standard deviations."""
+
+    def crf_config(self) -> CRFConfig:
+        """The same numbers as the value object `masks.DenseCRF` takes."""
+        return CRFConfig(**self.model_dump())
+
+
+class LearnConfig(BaseModel):
+    """How a run learns: four stages, their steps and rates, the E-step's switches, what is written and when.
+
+    Frozen, and unknown keys are refused. Build it with `presets.resolve_config`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Method
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    # Stage 1: tokens
+    initializer: Literal["word", "random", "inversion"] = "word"
+    """Start of the placeholder rows; a concept without an initializer word starts from "random"."""
+    inversion_steps: int = Field(100, ge=1, le=MAX_STEPS)
+    """Steps of Eq. 1 without masks, taken when `initializer` is "inversion"."""
+    num_vectors: int = Field(1, ge=1, le=16)
+    """Embedding rows per new concept."""
+
+    # Stage 2: masks
+    initial_timesteps: int = Field(50, ge=1, le=1000)
+    """Random timesteps averaged for the first masks."""
+    layers: Layers
+    """Cross-attention layers averaged into a map."""
+    tau: float = Field(gt=0, lt=1)
+    """Threshold on a map divided by its maximum."""
+    crf: CRFSettings
+
+    # Stage 3: EM
+    em_steps: int = Field(ge=0, le=MAX_STEPS)
+    batch_size: int = Field(ge=1, le=256)
+    token_lr: float = Field(gt=0, le=10)
+    lambda_attn: float = Field(ge=0, le=1000)
+    mask_loss_norm: MaskLossNorm = "paper"
+    mask_update_every: int | None = Field(ge=1, le=MAX_STEPS)
+    """M-steps between two E-steps; none switches the E-step off."""
+    e_step_source: Literal["fresh", "running_average"] = "fresh"
+    e_step_timesteps: Annotated[int, Field(ge=1, le=1000)] | Literal["own"]
+    """Timesteps of a fresh E-step; "own" takes those the M-step has just drawn."""
+    e_step_prompt: Literal["full", "subset"] = "full"
+    """Prompt of the E-step: all concepts of the picture, or a drawn subset of them."""
+    running_average_decay: float = Field(0.9, ge=0, lt=1)
+    """Share of the running average that one more M-step map leaves in place."""
+    running_average_weighting: Literal["signal", "uniform"] = "signal"
+    """"signal" weights a map by the signal's share of the variance at its timestep, so noisy ones count less."""
+    weights: Literal["end", "alternate"] = "end"
+    """"alternate" also updates the model's weights inside the loop, after each token update."""
+
+    # Stage 4: joint
+    joint_steps: int = Field(ge=0, le=MAX_STEPS)
+    joint_lr: float = Field(gt=0, le=1)
+    train: TrainedPart
+    """Weights trained beside the tokens: all, low-rank adapters, keys and values of cross-attention, or none."""
+    lora_rank: int = Field(8, ge=1, le=256)
+    prior_weight: float = Field(1.0, ge=0, le=1000)
+    """Weight of prior preservation; 0 switches it off."""
+    prior_images: int = Field(ge=1, le=1000)
+    """The base model's own images per class word."""
+
+    # Optimisation
+    clip_norm: float = Field(1.0, gt=0)
+
+    # Written while it runs
+    preview_every: int = Field(200, ge=0, le=MAX_STEPS)
+    """Steps between two previews (mask overlays and sample images); 0 draws none."""
+    checkpoint_every: int = Field(100, ge=1, le=MAX_STEPS)
+    validation_prompt: str | None = None
+    """Prompt of the sample images; none names every concept in the template."""
+    tensorboard: bool = False
+    """Also write losses for TensorBoard (needs the extra of that name)."""
+    sample_steps: int = Field(ge=1, le=1000)
+    """Denoising steps of sample and prior images."""
+    sample_guidance_scale: float = Field(ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _running_average_takes_the_m_steps_maps(self) -> LearnConfig:
+        if self.e_step_source == "running_average" and (
+            self.e_step_timesteps != "own" or self.e_step_prompt != "subset"
+        ):
+            raise ValueError(
+                "e_step_source 'running_average' averages the M-step's own maps:"
+                " set e_step_timesteps to 'own' and e_step_prompt to 'subset'"
+            )
+        return self
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether any weight of the base model moves, in the loop or after it."""
+        if self.train == "tokens":
+            return False
+        return self.joint_steps > 0 or (self.weights == "alternate" and self.em_steps > 0)
+
+
+def parse_config(values: Mapping[str, Any]) -> LearnConfig:
+    """Validate `values`; raises `ConfigError` naming the first wrong key by its path."""
+    try:
+        return LearnConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        # Below the key, pydantic names the alternative of a union; only `crf` is a table of its own.
+        path = ".".join(str(part) for part in first["loc"][: 2 if first["loc"][:1] == ("crf",) else 1])
+        what = first["msg"].removeprefix("Value error, ")
+        where = f"key '{path}': " if path else ""
+        given = f" (got {reprlib.repr(first['input'])})" if path and first["type"] != "missing" else ""
+        more = f"; {len(others)} more wrong" if others else ""
+        raise ConfigError(f"configuration {where}{what}{given}{more}") from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Overrides from a JSON, TOML or YAML file, not validated yet; raises `ConfigError` when it can't be read."""
+    parsers: dict[str, Callable[[str], Any]] = {
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+    }
+    if path.suffix not in parsers:
+        raise ConfigError(f"configuration file {path.name}: expected a name ending in {', '.join(parsers)}")
+    try:
+        values = parsers[path.suffix](path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration file {path} is no valid {path.suffix[1:]}: {error}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"configuration file {path} must hold one table of settings by name")
+    return values

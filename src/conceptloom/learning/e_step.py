@@ -1,0 +1,180 @@
+"""Stage 2 and the E-step: from tokens to masks. Axis legend: B batch, K concepts, h w latent cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from conceptloom.backbone import encode_prompts, record_attention
+from conceptloom.learning.batches import Material, moments_of
+from conceptloom.learning.config import LearnConfig
+from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
+from conceptloom.learning.example import LearningExample
+from conceptloom.learning.objective import average_layers
+from conceptloom.masks import MaskUpdate, iou, update_masks
+from conceptloom.seeding import noise, numpy_generator
+
+CELLS_PER_PASS = 65536
+"""Latent cells in one gradient-free pass: the built-in model does any E-step at once, a 64x64 grid 16 at a time."""
+
+SAME_MASK_IOU = 0.95
+"""Above it two concepts' masks count as the same one."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeanMaps:
+    """Attention maps of one picture's concepts, and over how many passes each was averaged."""
+
+    maps: npt.NDArray[np.float32]
+    """(K, h, w)."""
+    counts: npt.NDArray[np.int64]
+    """(K,); a concept with 0 was in no prompt, its map is all zero."""
+
+
+def initial_maps(material: Material, rows: Tensor, picture: int, config: LearnConfig) -> MeanMaps:
+    """Stage 2: maps under the picture's full prompt, averaged over `initial_timesteps` random timesteps."""
+    generator = numpy_generator(config.seed, "initial masks", "timesteps", picture)
+    num_timesteps = material.backbone.num_train_timesteps
+    timesteps = draw_timesteps(generator, config.initial_timesteps, num_timesteps)
+    everything = tuple(range(len(material.examples[picture].concepts)))
+    return _mean_maps(
+        material, rows, picture, timesteps, [everything] * len(timesteps), ("initial masks", picture)
+    )
+
+
+def fresh_maps(
+    material: Material, rows: Tensor, picture: int, config: LearnConfig, step: int, draws: Sequence[Draw]
+) -> MeanMaps:
+    """A fresh E-step after M-step `step`: maps under full or subset prompts, at new or the draws' timesteps.
+
+    All randomness comes from the E-step's own generator.
+    """
+    key = ("e-step", step, picture)
+    if config.e_step_timesteps == "own":
+        timesteps = tuple(draw.timestep for draw in draws if draw.picture == picture)
+    else:
+        generator = numpy_generator(config.seed, *key, "timesteps")
+        timesteps = draw_timesteps(generator, config.e_step_timesteps, material.backbone.num_train_timesteps)
+    count = len(material.examples[picture].concepts)
+    if config.e_step_prompt == "full":
+        subsets = [tuple(range(count))] * len(timesteps)
+    else:
+        generator = numpy_generator(config.seed, *key, "subsets")
+        subsets = [draw_subset(generator, count) for _ in timesteps]
+    return _mean_maps(material, rows, picture, timesteps, subsets, key)
+
+
+@dataclass(frozen=True, eq=False)
+class RunningAverages:
+    """Per picture and concept, the decaying average of the M-step's own un-flipped maps.
+
+    Weighted sums and weights decay together, so an average is unbiased from its first map on.
+    """
+
+    sums: list[npt.NDArray[np.float32]]
+    """(K, h, w) per picture."""
+    weights: list[npt.NDArray[np.float32]]
+    """(K,) per picture."""
+    counts: list[npt.NDArray[np.int64]]
+    """(K,) maps averaged so far, per picture."""
+
+    @classmethod
+    def starting_from(cls, first: Sequence[MeanMaps], decay: float) -> RunningAverages:
+        """Start with the maps of stage 2 at the weight to which the sum of weights tends."""
+        started = np.float32(1.0 / (1.0 - decay))
+        return cls(
+            [mean.maps * started for mean in first],
+            [np.full(len(mean.maps), started, dtype=np.float32) for mean in first],
+            [np.ones(len(mean.maps), dtype=np.int64) for mean in first],
+        )
+
+    def add(self, draw: Draw, maps: npt.NDArray[np.float32], weight: float, decay: float) -> None:
+        """Let one batch element's maps (drawn concepts, h, w) count; each concept updates its own average only."""
+        sums, weights = self.sums[draw.picture], self.weights[draw.picture]
+        chosen = list(draw.concepts)
+        unflipped = maps[..., ::-1] if draw.flip else maps
+        sums[chosen] = np.float32(decay) * sums[chosen] + np.float32(weight) * unflipped
+        weights[chosen] = np.float32(decay) * weights[chosen] + np.float32(weight)
+        self.counts[draw.picture][chosen] += 1
+
+    def maps(self, picture: int) -> MeanMaps:
+        """The averages of one picture's concepts."""
+        return MeanMaps(self.sums[picture] / self.weights[picture][:, None, None], self.counts[picture])
+
+
+def signal_share(log_snr: Tensor) -> Tensor:
+    """Share of the signal in a noisy latent's variance, `snr / (1 + snr)`: near 0 at high noise, near 1 at low."""
+    return torch.sigmoid(log_snr)
+
+
+def masks_from(
+    example: LearningExample, mean: MeanMaps, config: LearnConfig, previous: npt.NDArray[np.bool_] | None
+) -> MaskUpdate:
+    """Threshold, DenseCRF and rescue rules; a concept that was in no prompt keeps its previous mask.
+
+    Args:
+        example: the picture.
+        mean: its concepts' maps.
+        config: `tau` is read.
+        previous: (K, side, side) masks of the last E-step, None at stage 2.
+    """
+    several = len(example.concepts) > 1
+    seen = mean.counts > 0
+    if previous is None or seen.all():
+        return update_masks(mean.maps, example.crf, config.tau, previous, several)
+    update = update_masks(mean.maps[seen], example.crf, config.tau, previous[seen], several)
+    masks, rescued = previous.copy(), np.zeros(len(seen), dtype=np.bool_)
+    overlap = np.ones(len(seen), dtype=np.float32)
+    masks[seen], rescued[seen], overlap[seen] = update.masks, update.rescued, update.overlap
+    return MaskUpdate(masks, rescued, overlap)
+
+
+def collapsed(masks: npt.NDArray[np.bool_]) -> tuple[int, ...]:
+    """Indices of masks (K, H, W) that are empty, full beside others, or the same as another's."""
+    count = len(masks)
+    wrong = set()
+    for k in range(count):
+        if not masks[k].any() or (count > 1 and masks[k].all()):
+            wrong.add(k)
+        for other in range(k):
+            if iou(masks[k], masks[other]) > SAME_MASK_IOU:
+                wrong |= {k, other}
+    return tuple(sorted(wrong))
+
+
+@torch.no_grad()
+def _mean_maps(
+    material: Material,
+    rows: Tensor,
+    picture: int,
+    timesteps: Sequence[int],
+    subsets: Sequence[tuple[int, ...]],
+    key: tuple[int | str, ...],
+) -> MeanMaps:
+    backbone, example = material.backbone, material.examples[picture]
+    tokens = [concept.placeholder_token for concept in example.concepts]
+    prompts = material.prompts(
+        [example.prompt(subset) for subset in subsets],
+        [[token if k in subset else None for k, token in enumerate(tokens)] for subset in subsets],
+    )
+    hidden_states = encode_prompts(backbone, prompts.distinct, rows)
+    count, (channels, h, w) = len(timesteps), backbone.latent_shape
+    drawn = noise((2, count, channels, h, w), material.seed, *key, "noise").to(backbone.device)
+    plain = moments_of(example.moments, flip=False)
+    total = torch.zeros(len(tokens), h, w, device=backbone.device)
+    times = torch.tensor(timesteps, device=backbone.device)
+    for chunk in torch.arange(count, device=backbone.device).split(max(1, CELLS_PER_PASS // (h * w))):
+        latents = plain.sample(drawn[0, chunk])
+        noisy_latents = backbone.add_noise(latents, drawn[1, chunk], times[chunk])
+        selector = prompts.selector[chunk]
+        with record_attention(backbone, selector, lambda layer: layer.name in material.map_layers) as record:
+            backbone.predict(noisy_latents, times[chunk], hidden_states[prompts.of_element[chunk]])
+        total += average_layers(record.maps, material.map_layers, w).sum(dim=0)  # (B, K, h, w) -> (K, h, w)
+    counts = np.array([sum(k in subset for subset in subsets) for k in range(len(tokens))], dtype=np.int64)
+    maps = total.cpu().numpy() / np.maximum(counts, 1)[:, None, None].astype(np.float32)
+    return MeanMaps(maps.astype(np.float32), counts)

@@ -1,0 +1,95 @@
+"""The one table of numbers that depend on the base model's family or on the method.
+
+Rates, steps, lambda and batch are shared by all methods of a family. Layers, threshold and CRF scale may differ
+between methods, except that `literal` keeps the start values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from conceptloom.errors import ConfigError
+from conceptloom.learning.config import LearnConfig, Method, parse_config
+
+START_MASKS: dict[str, Any] = {"layers": "all", "tau": 0.4, "crf": {"scale": 1.0}}
+
+E_STEP: dict[str, dict[str, Any]] = {
+    "gt": {"mask_update_every": None, "e_step_timesteps": 10},
+    "fixed": {"mask_update_every": None, "e_step_timesteps": 10},
+    "paper": {"mask_update_every": 20, "e_step_timesteps": 10},
+    "literal": {"mask_update_every": 1, "e_step_timesteps": "own"},
+}
+
+
+@dataclass(frozen=True)
+class FamilyPreset:
+    """Numbers of one family of base models."""
+
+    shared: Mapping[str, Any]
+    joint_lr: Mapping[str, float]
+    """Rate of the joint stage by what it trains."""
+    masks: Mapping[str, Mapping[str, Any]]
+    """Layers, threshold and CRF scale by method."""
+
+
+PRESETS: dict[str, FamilyPreset] = {
+    "builtin": FamilyPreset(
+        shared={
+            "em_steps": 400,
+            "batch_size": 4,
+            "token_lr": 5e-3,
+            "lambda_attn": 0.01,
+            "joint_steps": 200,
+            "train": "full",
+            "prior_images": 8,
+            "sample_steps": 25,
+            "sample_guidance_scale": 3.0,
+        },
+        joint_lr={"full": 2e-5, "lora": 5e-4, "kv": 1e-4},
+        masks={"gt": START_MASKS, "fixed": START_MASKS, "paper": START_MASKS, "literal": START_MASKS},
+    ),
+    "sd": FamilyPreset(
+        shared={
+            "em_steps": 400,
+            "batch_size": 1,
+            "token_lr": 5e-4,
+            "lambda_attn": 0.01,
+            "joint_steps": 400,
+            "train": "full",
+            "prior_images": 20,
+            "sample_steps": 25,
+            "sample_guidance_scale": 7.5,
+        },
+        joint_lr={"full": 2e-6, "lora": 1e-4, "kv": 1e-5},
+        masks={"gt": START_MASKS, "fixed": START_MASKS, "paper": START_MASKS, "literal": START_MASKS},
+    ),
+}
+
+
+def family_of(version: str | None) -> str:
+    """Family whose preset a base model takes: "builtin" for our own versions, "sd" for every other model."""
+    return "builtin" if version is not None and version.startswith("builtin") else "sd"
+
+
+def resolve_config(family: str, overrides: Mapping[str, Any] | None = None) -> LearnConfig:
+    """The preset of `family` for the method in `overrides` ("paper" when it names none), with `overrides` on top.
+
+    A partial `crf` table changes only the keys it names. Raises `ConfigError` for an unknown family, key or value.
+    """
+    if family not in PRESETS:
+        raise ConfigError(f"unknown family of base models '{family}': expected one of {', '.join(PRESETS)}")
+    changes = dict(overrides or {})
+    method = changes.get("method", "paper")
+    if method not in get_args(Method):
+        raise ConfigError(
+            f"configuration key 'method': expected one of {', '.join(get_args(Method))} (got {method!r})"
+        )
+    preset = PRESETS[family]
+    values: dict[str, Any] = {"method": method, **preset.shared, **E_STEP[method], **preset.masks[method]}
+    if isinstance(changes.get("crf"), Mapping):
+        changes["crf"] = {**values["crf"], **changes["crf"]}
+    values.update(changes)
+    values.setdefault("joint_lr", preset.joint_lr.get(values["train"], preset.joint_lr["full"]))
+    return parse_config(values)

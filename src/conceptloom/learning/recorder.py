@@ -1,0 +1,287 @@
+"""Writes what a run reports: metrics, mask previews, sample images; at the end the concept set and its page.
+
+While it learns everything lies in the run folder beside the set, `SET.learning`: `metrics.jsonl`, `previews/masks`,
+`previews/samples`, `checkpoints`. When it is done the set is written, previews and page included, and the run
+folder is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from conceptloom.concepts import ConceptSet
+from conceptloom.errors import ConfigError
+from conceptloom.learning.page import (
+    DISPLAY_PX,
+    PageInput,
+    Panel,
+    PictureStory,
+    concept_colours,
+    enlarge,
+    render_page,
+)
+from conceptloom.learning.phrases import split_prompt, subset_prompt
+from conceptloom.learning.progress import (
+    STAGES,
+    DriftMeasured,
+    Finished,
+    MasksUpdated,
+    Progress,
+    Resumed,
+    SamplesDrawn,
+    Stage,
+    StepDone,
+)
+from conceptloom.learning.request import LearningPicture, LearnRequest
+from conceptloom.pictures import (
+    contact_sheet,
+    load_picture,
+    overlay,
+    square_frame,
+    square_frame_mask,
+    write_png,
+)
+from conceptloom.runs import append_jsonl, write_text_atomic
+
+METRICS, PREVIEWS, PAGE = "metrics.jsonl", "previews", "index.html"
+SNAPSHOTS = 4
+"""Mask overlays between start and end that the page shows of each picture."""
+
+
+class ScalarWriter(Protocol):
+    """What TensorBoard's `SummaryWriter` offers here."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Record one value."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def run_folder(out: Path) -> Path:
+    """Where a run that will write the set `out` keeps its state while it learns."""
+    return out.with_name(f"{out.name}.learning")
+
+
+def open_tensorboard(folder: Path) -> ScalarWriter:
+    """A TensorBoard writer; raises `ConfigError` when the optional package is missing."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            "configuration key 'tensorboard': run pip install 'conceptloom[tensorboard]' first"
+        ) from None
+    writer: ScalarWriter = SummaryWriter(str(folder))
+    return writer
+
+
+class Recorder:
+    """Passes a run's events on and writes them on the way."""
+
+    def __init__(self, request: LearnRequest, out: Path, *, resume: bool) -> None:
+        self._request = request
+        self._out = out
+        self._folder = run_folder(out)
+        self._resume = resume
+        self._names = [concept.name for concept in request.concepts]
+        self._masks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._frames = {
+            entry.picture.name: square_frame(entry.picture.pixels, DISPLAY_PX) for entry in request.pictures
+        }
+
+    def record(self, events: Generator[Progress, None, None]) -> Generator[Progress, None, None]:
+        """Yield `events` one by one, each after what it says has been written.
+
+        `Finished` is yielded when the concept set and its page are complete in the output folder.
+        """
+        scalars = open_tensorboard(self._folder / "tensorboard") if self._request.config.tensorboard else None
+        clock = time.perf_counter()
+        fresh = not self._resume
+        with closing(events):
+            for event in events:
+                if fresh:
+                    self._forget_after("prior", 0)
+                    fresh = False
+                now = time.perf_counter()
+                self._write(event, now - clock)
+                if scalars is not None and isinstance(event, StepDone):
+                    for name, value in event.losses.items():
+                        scalars.add_scalar(f"{event.stage}/{name}", value, event.step)
+                clock = time.perf_counter() if not isinstance(event, Finished) else now
+                yield event
+        if scalars is not None:
+            scalars.close()
+
+    def _write(self, event: Progress, seconds: float) -> None:
+        where: dict[str, Any] = {"stage": event.stage, "step": event.step}
+        if isinstance(event, Resumed):
+            self._forget_after(event.stage, event.step)
+        elif isinstance(event, StepDone):
+            append_jsonl(self._folder / METRICS, {**where, **event.losses, "seconds": round(seconds, 4)})
+            every = self._request.config.preview_every
+            if every and event.step % every == 0:
+                self._preview_masks(event.stage, event.step)
+        elif isinstance(event, MasksUpdated):
+            self._masks[event.picture] = event.masks
+            append_jsonl(
+                self._folder / METRICS, {**where, **_mask_metrics(event), "seconds": round(seconds, 4)}
+            )
+            if event.stage == "masks":
+                self._preview_masks(event.stage, event.step)
+        elif isinstance(event, SamplesDrawn):
+            sheet = contact_sheet(list(event.images), columns=len(event.images), pad_px=2)
+            _write_png(self._folder / PREVIEWS / "samples" / _file_name(event.stage, event.step), sheet)
+        elif isinstance(event, DriftMeasured):
+            append_jsonl(
+                self._folder / METRICS, {**where, "drift": {"before": event.before, "after": event.after}}
+            )
+        elif isinstance(event, Finished):
+            self._save(event.concept_set)
+
+    def _preview_masks(self, stage: Stage, step: int) -> None:
+        for name, masks in self._masks.items():
+            entry = next(entry for entry in self._request.pictures if entry.picture.name == name)
+            picture = self._overlay(entry, enlarge(masks, DISPLAY_PX))
+            _write_png(self._folder / PREVIEWS / "masks" / name / _file_name(stage, step), picture)
+        self._masks.clear()
+
+    def _overlay(self, entry: LearningPicture, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        colours = concept_colours(self._names)
+        return overlay(self._frames[entry.picture.name], masks, [colours[name] for name in entry.concepts])
+
+    def _forget_after(self, stage: Stage, step: int) -> None:
+        """Drop what a run that went further than its checkpoint had written; it will be written again."""
+        reached = (STAGES.index(stage), step)
+        metrics = self._folder / METRICS
+        if metrics.is_file():
+            kept = [
+                line
+                for line in metrics.read_text(encoding="utf-8").splitlines()
+                if (STAGES.index((row := json.loads(line))["stage"]), row["step"]) <= reached
+            ]
+            write_text_atomic(metrics, "".join(f"{line}\n" for line in kept))
+        for path in (self._folder / PREVIEWS).glob("**/*.png"):
+            if _order(path) > reached:
+                path.unlink()
+
+    def _save(self, learned: ConceptSet) -> None:
+        extras: dict[str, bytes | Path] = {PAGE: self._page(learned).encode()}
+        for name in (METRICS, PREVIEWS):
+            if (self._folder / name).exists():
+                extras[name] = self._folder / name
+        learned.save(self._out, extras)
+        shutil.rmtree(self._folder)
+
+    def _page(self, learned: ConceptSet) -> str:
+        request, config = self._request, self._request.config
+        rows = [
+            json.loads(line) for line in (self._folder / METRICS).read_text(encoding="utf-8").splitlines()
+        ]
+        losses: dict[str, list[tuple[int, float]]] = {}
+        titles = {
+            "mask": "masked denoising loss (Eq. 3)",
+            "attention": "attention loss (Eq. 4)",
+            "prior": "prior loss",
+        }
+        for row in rows:
+            offset = config.em_steps if row["stage"] == "joint" else 0
+            for key, title in titles.items():
+                if key in row:
+                    losses.setdefault(title, []).append((offset + row["step"], row[key]))
+        samples = sorted((self._folder / PREVIEWS / "samples").glob("*.png"), key=_order)
+        prompt = config.validation_prompt or subset_prompt(None, request.concepts)
+        return render_page(
+            PageInput(
+                concepts=request.concepts,
+                notes={name: self._note(name, learned) for name in self._names},
+                stories=tuple(self._story(entry, learned) for entry in request.pictures),
+                samples=tuple(
+                    Panel(f"{_title(path)}: {prompt}", load_picture(path).pixels) for path in samples
+                ),
+                losses=losses,
+                em_steps=config.em_steps,
+                facts=self._facts(learned, sum(row.get("seconds", 0.0) for row in rows)),
+            )
+        )
+
+    def _story(self, entry: LearningPicture, learned: ConceptSet) -> PictureStory:
+        name = entry.picture.name
+        paths = sorted((self._folder / PREVIEWS / "masks" / name).glob("*.png"), key=_order)
+        last = _file_name("em", self._request.config.em_steps)
+        start, between = paths[:1], [path for path in paths[1:] if path.name != last]
+        if len(between) > SNAPSHOTS:
+            between = [between[round(index)] for index in np.linspace(0, len(between) - 1, SNAPSHOTS)]
+        end = np.stack(
+            [square_frame_mask(learned.masks[name, concept], DISPLAY_PX) for concept in entry.concepts]
+        )
+        panels = [Panel("picture", self._frames[name])]
+        panels += [Panel(_title(path), load_picture(path).pixels) for path in [*start, *between]]
+        panels.append(Panel("learned masks", self._overlay(entry, end)))
+        own = None if entry.prompt is None else split_prompt(entry.prompt)
+        prompt = subset_prompt(own, [self._request.concept(concept) for concept in entry.concepts])
+        return PictureStory(name, prompt, tuple(panels))
+
+    def _note(self, concept: str, learned: ConceptSet) -> str:
+        shares = [
+            f"{learned.masks[entry.picture.name, concept].mean():.0%} of {entry.picture.name}"
+            for entry in self._request.pictures
+            if concept in entry.concepts
+        ]
+        return "covers " + ", ".join(shares)
+
+    def _facts(self, learned: ConceptSet, seconds: float) -> dict[str, str]:
+        config = self._request.config
+        every = "never" if config.mask_update_every is None else f"every {config.mask_update_every} steps"
+        rescues = sum(sum(counts.values()) for counts in learned.provenance["rescues"].values())
+        facts = {
+            "method": config.method,
+            "base model": learned.base.name,
+            "masks updated": every,
+            "EM": f"{config.em_steps} steps of batch {config.batch_size} at rate {config.token_lr:g}",
+            "joint": f"{config.joint_steps} steps at rate {config.joint_lr:g}, training {config.train}",
+            "seed": str(config.seed),
+            "refused mask updates": str(rescues),
+            "time": f"{seconds / 60:.1f} minutes",
+        }
+        drift = learned.provenance["drift"]
+        if drift:
+            facts["drift"] = f"loss on other nouns {drift['before']:.4f} before, {drift['after']:.4f} after"
+        return facts
+
+
+def _mask_metrics(event: MasksUpdated) -> Mapping[str, Any]:
+    return {
+        "picture": event.picture,
+        "area": dict(zip(event.concepts, event.masks.mean(axis=(1, 2)).round(5).tolist(), strict=True)),
+        "overlap": dict(zip(event.concepts, event.overlap, strict=True)),
+        "rescued": list(event.rescued),
+        "collapsed": list(event.collapsed),
+    }
+
+
+def _write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, pixels, None)
+
+
+def _file_name(stage: Stage, step: int) -> str:
+    return f"{stage}-{step:06d}.png"
+
+
+def _order(path: Path) -> tuple[int, int]:
+    stage, _, step = path.stem.rpartition("-")
+    return [str(known) for known in STAGES].index(stage), int(step)
+
+
+def _title(path: Path) -> str:
+    stage, _, step = path.stem.rpartition("-")
+    return "start" if stage == "masks" else f"{stage.replace('em', 'EM')} step {int(step)}"

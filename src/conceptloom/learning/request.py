@@ -1,0 +1,193 @@
+"""What a run is asked to learn: pictures, which concepts are in each, the user's prompts, the configuration."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conceptloom.concepts import Concept, ConceptKind, ConceptSet, validate_concept_name
+from conceptloom.errors import ConfigError, PictureError, PromptError
+from conceptloom.learning.config import LearnConfig
+from conceptloom.learning.phrases import split_prompt
+from conceptloom.pictures import Picture
+
+
+@dataclass(frozen=True, eq=False)
+class LearningPicture:
+    """One picture, the names of the concepts in it (in the order they were declared), the user's prompt or None."""
+
+    picture: Picture
+    concepts: tuple[str, ...]
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LearnRequest:
+    """Input of a run. `start` is the set to learn further from; its concepts not named here stay as they are."""
+
+    pictures: tuple[LearningPicture, ...]
+    concepts: tuple[Concept, ...]
+    config: LearnConfig
+    start: ConceptSet | None = None
+
+    def concept(self, name: str) -> Concept:
+        """The concept called `name`."""
+        return next(concept for concept in self.concepts if concept.name == name)
+
+    @property
+    def placeholders(self) -> dict[str, int]:
+        """Rows per placeholder token, in the order of the rows."""
+        return {concept.placeholder_token: concept.num_vectors for concept in self.concepts}
+
+    def description(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain data with pictures and embeddings by their SHA-256."""
+        start = None
+        if self.start is not None:
+            start = {name: _sha256(rows.numpy()) for name, rows in sorted(self.start.embeddings.items())}
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "concepts": {
+                concept.name: {
+                    "kind": concept.kind,
+                    "initializer": concept.initializer,
+                    "num_vectors": concept.num_vectors,
+                }
+                for concept in self.concepts
+            },
+            "pictures": {
+                entry.picture.name: {
+                    "pixels": _sha256(entry.picture.pixels),
+                    "concepts": list(entry.concepts),
+                    "prompt": entry.prompt,
+                    "masks": {
+                        name: _sha256(mask)
+                        for name, mask in entry.picture.masks.items()
+                        if self.config.method == "gt"
+                    },
+                }
+                for entry in self.pictures
+            },
+            "start": start,
+        }
+
+
+def build_request(
+    pictures: Sequence[Picture],
+    concepts: Mapping[str, str | None],
+    config: LearnConfig,
+    *,
+    contains: Mapping[str, Sequence[str]] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    kinds: Mapping[str, ConceptKind] | None = None,
+    backgrounds: Collection[str] = (),
+    start: ConceptSet | None = None,
+) -> LearnRequest:
+    """Check what the user gave and complete it.
+
+    Args:
+        pictures: the pictures, masks attached where the user gave them.
+        concepts: initializer word (or None) by concept name, in the order of declaration.
+        config: the run's configuration.
+        contains: names of the concepts in a picture, by picture name; a picture left out contains the concepts of
+            its prompt, or all concepts when it has none.
+        prompts: the user's own prompt by picture name.
+        kinds: kind by concept name; left out, a word among `backgrounds` makes a background, any other a subject.
+        backgrounds: words the base model knows as backgrounds.
+        start: set to learn further from or to add concepts to.
+
+    Raises:
+        ConfigError, PictureError, PromptError: with what is wrong and how to mend it.
+    """
+    contains, prompts, kinds = contains or {}, prompts or {}, kinds or {}
+    if not pictures:
+        raise PictureError("no picture to learn from: give at least one")
+    if not concepts:
+        raise ConfigError("no concept to learn: name at least one, as --concept cat=cat")
+    names = [picture.name for picture in pictures]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PictureError(
+            f"two pictures are called '{twice}': rename one, names without extension must differ"
+        )
+    _known("picture", [*contains, *prompts], names)
+    _known("concept", [*kinds, *(name for listed in contains.values() for name in listed)], list(concepts))
+
+    declared = tuple(
+        _declare(name, word, kinds.get(name), backgrounds, config.num_vectors, start)
+        for name, word in concepts.items()
+    )
+    entries = tuple(
+        _place(picture, list(concepts), contains.get(picture.name), prompts.get(picture.name))
+        for picture in pictures
+    )
+    unplaced = [name for name in concepts if all(name not in entry.concepts for entry in entries)]
+    if unplaced:
+        raise ConfigError(
+            f"concept '{unplaced[0]}' is in no picture: add it to one with --in PICTURE={unplaced[0]}"
+        )
+    if config.method == "gt":
+        for entry in entries:
+            for name in entry.concepts:
+                if name not in entry.picture.masks:
+                    raise PictureError(
+                        f"method gt needs a mask of '{name}' in '{entry.picture.name}':"
+                        f" give --mask {entry.picture.name}:{name}=FILE or choose another method"
+                    )
+    return LearnRequest(entries, declared, config, start)
+
+
+def _declare(
+    name: str,
+    word: str | None,
+    kind: ConceptKind | None,
+    backgrounds: Collection[str],
+    num_vectors: int,
+    start: ConceptSet | None,
+) -> Concept:
+    validate_concept_name(name)
+    if word is not None:
+        word = " ".join(word.lower().split())
+        if not word:
+            raise PromptError(
+                f"the initializer word of '{name}' is empty: write {name}=WORD or leave '=' out"
+            )
+    known = None if start is None else {concept.name: concept for concept in start.concepts}.get(name)
+    if known is not None:
+        return Concept(name, kind or known.kind, word or known.initializer, known.num_vectors)
+    if kind is None:
+        kind = "background" if word is not None and word in backgrounds else "subject"
+    return Concept(name, kind, word, num_vectors)
+
+
+def _place(
+    picture: Picture, declared: Sequence[str], contained: Sequence[str] | None, prompt: str | None
+) -> LearningPicture:
+    mentioned = None if prompt is None else split_prompt(prompt).concepts
+    if mentioned is not None:
+        _known("concept", mentioned, declared)
+    chosen = contained if contained is not None else mentioned if mentioned is not None else declared
+    if not chosen:
+        raise ConfigError(
+            f"picture '{picture.name}' contains no concept: name at least one after --in {picture.name}="
+        )
+    if mentioned is not None and set(mentioned) != set(chosen):
+        differing = sorted(set(mentioned) ^ set(chosen))[0]
+        raise PromptError(
+            f"the prompt of '{picture.name}' and --in disagree about <{differing}>: name the same concepts in both"
+        )
+    return LearningPicture(picture, tuple(name for name in declared if name in chosen), prompt)
+
+
+def _known(noun: str, given: Collection[str], known: Sequence[str]) -> None:
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        error = PictureError if noun == "picture" else PromptError
+        raise error(f"there is no {noun} '{unknown}': expected one of {', '.join(known)}")
+
+
+def _sha256(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,417 @@
+"""The run: four stages in one loop that yields what it does.
+
+Every event leaves the state complete, so whoever iterates may stop at any of them: closing the iterator writes a
+checkpoint, from which the run goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from conceptloom.backbone import Backbone
+from conceptloom.concepts import BaseModelRecord, ConceptSet
+from conceptloom.errors import RunError
+from conceptloom.learning.batches import Batch, Material, loss_layers, map_layers
+from conceptloom.learning.checkpoint import Found, newest_checkpoint, require_same_run, save_checkpoint
+from conceptloom.learning.config import LearnConfig
+from conceptloom.learning.draws import Draw, draw_batch
+from conceptloom.learning.e_step import (
+    MeanMaps,
+    RunningAverages,
+    collapsed,
+    fresh_maps,
+    initial_maps,
+    masks_from,
+    signal_share,
+)
+from conceptloom.learning.example import LearningExample, prepare_examples
+from conceptloom.learning.initialise import starting_rows
+from conceptloom.learning.joint import joint_step
+from conceptloom.learning.m_step import token_step, weight_step
+from conceptloom.learning.objective import Objective
+from conceptloom.learning.optimisation import Descent
+from conceptloom.learning.phrases import template_prompt
+from conceptloom.learning.prior import (
+    PriorExample,
+    class_prompts,
+    drift_prompts,
+    image_counts,
+    own_images,
+    prior_loss,
+)
+from conceptloom.learning.progress import (
+    CheckpointSaved,
+    DriftMeasured,
+    Finished,
+    MasksUpdated,
+    Progress,
+    Resumed,
+    SamplesDrawn,
+    Stage,
+    StepDone,
+)
+from conceptloom.learning.request import LearnRequest
+from conceptloom.learning.samples import draw_images
+from conceptloom.learning.state import LEARNING_STAGES, LearningState
+from conceptloom.learning.weights import trained_weights
+from conceptloom.masks import MaskUpdate
+from conceptloom.pictures import square_frame, unframe_mask
+from conceptloom.runs import RunLock, provenance
+
+CHECKPOINTS = "checkpoints"
+THUMBNAIL_PX = 96
+SAMPLES = 2
+"""Sample images per preview."""
+
+
+def run(
+    request: LearnRequest, backbone: Backbone, folder: Path, *, resume: bool = False
+) -> Generator[Progress, None, None]:
+    """Learn what `request` asks for; yields `Progress` and ends with `Finished`, which holds the concept set.
+
+    The base model is lent: its weights move where the configuration says so, and are as before once the iterator is
+    exhausted or closed.
+
+    Args:
+        request: pictures, concepts, configuration.
+        backbone: the base model.
+        folder: run folder; only the lock and `checkpoints/` are written there.
+        resume: go on from the newest complete checkpoint in `folder`.
+
+    Raises:
+        RunError: nothing to resume, an unfinished run in the way, another run's checkpoint, a loss that is no
+            longer finite.
+    """
+    config = request.config
+    description = {**request.description(), "base_model": backbone.fingerprint}
+    with RunLock(folder):
+        found = _checkpoint_to_resume(folder, description, resume)
+        material = prepare_material(request, backbone)
+        # Before any weight moves, and before the starting set's are applied: these are the base model's own.
+        words = [concept.initializer for concept in request.concepts]
+        images = yield from own_images(backbone, image_counts(words, config), config)
+        others = [image for image in images if image.prompt in drift_prompts(words)]
+        prior = tuple(image for image in images if image.prompt in class_prompts(words))
+        delta = None if request.start is None else request.start.weights
+        with trained_weights(backbone, config, delta) as weights:
+            before = prior_loss(backbone, others) if others else 0.0
+            rows = starting_rows(backbone, request.concepts, config, request.start)
+            state = LearningState(rows, weights, material.latent_side, material.loss_side)
+            learner = _Learner(config, material, state, prior, folder / CHECKPOINTS, description)
+            if found.checkpoint is not None:
+                state.restore(found.checkpoint)
+                yield Resumed(*learner.position(), skipped=found.skipped)
+            try:
+                yield from learner.tokens()
+                yield from learner.masks()
+                yield from learner.em()
+                yield from learner.joint()
+            except GeneratorExit:
+                save_checkpoint(learner.checkpoints, state.checkpoint(description))
+                raise
+            drift: dict[str, Any] = {}
+            if others:
+                nouns = tuple(dict.fromkeys(example.prompt for example in others))
+                drift = {"prompts": list(nouns), "before": before, "after": prior_loss(backbone, others)}
+                yield DriftMeasured(*learner.position(), prompts=nouns, before=before, after=drift["after"])
+            yield Finished(*learner.position(), concept_set=_concept_set(request, backbone, state, drift))
+
+
+@dataclass(frozen=True, eq=False)
+class _Learner:
+    """The four stages over one state."""
+
+    config: LearnConfig
+    material: Material
+    state: LearningState
+    prior: tuple[PriorExample, ...]
+    checkpoints: Path
+    description: Mapping[str, Any]
+
+    def tokens(self) -> Iterator[Progress]:
+        """Stage 1: with `initializer` "inversion", steps of Eq. 1 under the full prompt; else nothing is left to do."""
+        config, state = self.config, self.state
+        state.enter("tokens", {"rows": self._row_descent()})
+        for step in range(state.done["tokens"], self._total("tokens")):
+            batch = self.material.batch(self._draws("tokens", step, all_concepts=True), None)
+            where = f"token step {step + 1}"
+            objective = token_step(self.material, state.rows, state.descents["rows"], batch, config, where)
+            yield from self._step_done("tokens", objective)
+
+    def masks(self) -> Iterator[Progress]:
+        """Stage 2: first masks, from the user (gt) or from the tokens' cross-attention."""
+        config, state, examples = self.config, self.state, self.material.examples
+        state.enter("masks", {})
+        if state.done["masks"]:
+            return
+        first: list[MeanMaps] = []
+        updates: list[MaskUpdate] = []
+        for picture, example in enumerate(examples):
+            if example.given_masks is not None:
+                updates.append(_given(example.given_masks))
+            else:
+                first.append(initial_maps(self.material, state.rows, picture, config))
+                updates.append(masks_from(example, first[-1], config, None))
+            yield self._masks_updated("masks", picture + 1, picture, updates[-1])
+        for picture, update in enumerate(updates):
+            self._take(picture, update)
+        if self._averaging:
+            state.averages = RunningAverages.starting_from(first, config.running_average_decay)
+        state.done["masks"] = len(examples)
+        yield from self._checkpoint_if_due("masks")
+
+    def em(self) -> Iterator[Progress]:
+        """Stage 3: M-step by M-step, with an E-step every `mask_update_every` steps."""
+        config, state, material = self.config, self.state, self.material
+        descents = {"rows": self._row_descent()}
+        if state.weights is not None and config.weights == "alternate":
+            state.weights.begin()
+            descents["weights"] = self._descent([], state.weights.parameters, config.joint_lr)
+        state.enter("em", descents)
+        for step in range(state.done["em"], config.em_steps):
+            draws = self._draws("em", step)
+            batch = material.batch(draws, state.grids)
+            objective = token_step(
+                material,
+                state.rows,
+                state.descents["rows"],
+                batch,
+                config,
+                f"EM step {step + 1}",
+                with_maps=self._averaging,
+            )
+            if "weights" in state.descents:
+                weight_step(material, state.rows, state.descents["weights"], batch, self.prior, config, step)
+            if state.averages is not None and objective.maps is not None:
+                _average(state.averages, draws, batch, objective.maps, material, config)
+            updates: dict[int, MaskUpdate] = {}
+            if config.mask_update_every is not None and (step + 1) % config.mask_update_every == 0:
+                updates = self._e_step(step, draws)
+            for picture, update in updates.items():
+                self._take(picture, update)
+            events = [
+                self._masks_updated("em", step + 1, picture, update) for picture, update in updates.items()
+            ]
+            yield from self._step_done("em", objective, events)
+
+    def joint(self) -> Iterator[Progress]:
+        """Stage 4: tokens and weights under frozen masks."""
+        config, state = self.config, self.state
+        if state.weights is None:
+            return
+        state.weights.begin()
+        state.enter(
+            "joint", {"joint": self._descent([state.rows], state.weights.parameters, config.joint_lr)}
+        )
+        for step in range(state.done["joint"], config.joint_steps):
+            batch = self.material.batch(self._draws("joint", step), state.grids)
+            descent = state.descents["joint"]
+            objective = joint_step(self.material, state.rows, descent, batch, self.prior, config, step)
+            yield from self._step_done("joint", objective)
+
+    def position(self) -> tuple[Stage, int, int]:
+        """The stage in which the last step was done, its steps done, and its steps."""
+        done = [stage for stage in LEARNING_STAGES if self.state.done[stage]]
+        stage = done[-1] if done else LEARNING_STAGES[0]
+        return stage, self.state.done[stage], self._total(stage)
+
+    def _total(self, stage: Stage) -> int:
+        config = self.config
+        return {
+            "tokens": config.inversion_steps if config.initializer == "inversion" else 0,
+            "masks": len(self.material.examples),
+            "em": config.em_steps,
+            "joint": config.joint_steps if config.train != "tokens" else 0,
+        }[stage]
+
+    @property
+    def _averaging(self) -> bool:
+        return self.config.mask_update_every is not None and self.config.e_step_source == "running_average"
+
+    def _row_descent(self) -> Descent:
+        return self._descent([self.state.rows], [], self.config.token_lr)
+
+    def _descent(self, rows: Sequence[Parameter], weights: Sequence[Parameter], lr: float) -> Descent:
+        return Descent(rows, weights, lr, self.config.clip_norm, self.material.backbone.dtype)
+
+    def _draws(self, stage: Stage, step: int, *, all_concepts: bool = False) -> tuple[Draw, ...]:
+        sources = [example.source for example in self.material.examples]
+        return draw_batch(
+            self.config.seed,
+            stage,
+            step,
+            self.config.batch_size,
+            sources,
+            self.material.backbone.num_train_timesteps,
+            all_concepts=all_concepts,
+        )
+
+    def _e_step(self, step: int, draws: Sequence[Draw]) -> dict[int, MaskUpdate]:
+        config, state = self.config, self.state
+        updates = {}
+        for picture, example in enumerate(self.material.examples):
+            if state.averages is not None:
+                mean = state.averages.maps(picture)
+            elif config.e_step_timesteps == "own" and all(draw.picture != picture for draw in draws):
+                continue
+            else:
+                mean = fresh_maps(self.material, state.rows, picture, config, step, draws)
+            updates[picture] = masks_from(example, mean, config, state.masks[picture])
+        return updates
+
+    def _take(self, picture: int, update: MaskUpdate) -> None:
+        self.state.set_masks(picture, update.masks)
+        example = self.material.examples[picture]
+        counts = self.state.rescues.setdefault(example.name, dict.fromkeys(_names(example), 0))
+        for name, rescued in zip(_names(example), update.rescued, strict=True):
+            counts[name] += int(rescued)
+
+    def _masks_updated(self, stage: Stage, step: int, picture: int, update: MaskUpdate) -> MasksUpdated:
+        example = self.material.examples[picture]
+        names = _names(example)
+        return MasksUpdated(
+            stage,
+            step,
+            self._total(stage),
+            picture=example.name,
+            concepts=names,
+            masks=update.masks,
+            overlap=tuple(float(overlap) for overlap in update.overlap),
+            rescued=tuple(name for name, rescued in zip(names, update.rescued, strict=True) if rescued),
+            collapsed=tuple(names[index] for index in collapsed(update.masks)),
+        )
+
+    def _step_done(
+        self, stage: Stage, objective: Objective, events: Sequence[Progress] = ()
+    ) -> Iterator[Progress]:
+        self.state.done[stage] += 1
+        yield from events
+        done, total = self.state.done[stage], self._total(stage)
+        yield StepDone(stage, done, total, losses=objective.parts)
+        if self.config.preview_every and (done % self.config.preview_every == 0 or done == total):
+            yield self._samples(stage, done, total)
+        yield from self._checkpoint_if_due(stage)
+
+    def _samples(self, stage: Stage, done: int, total: int) -> SamplesDrawn:
+        backbone, config = self.material.backbone, self.config
+        prompt = self.material.validation_prompt
+        seeds = [(config.seed, "preview", index) for index in range(SAMPLES)]
+        images = draw_images(backbone, prompt, self.state.rows, self.material.placeholders, seeds, config)
+        return SamplesDrawn(stage, done, total, prompt=prompt, images=images)
+
+    def _checkpoint_if_due(self, stage: Stage) -> Iterator[Progress]:
+        done, total = self.state.done[stage], self._total(stage)
+        if done % self.config.checkpoint_every == 0 or done == total:
+            folder = save_checkpoint(self.checkpoints, self.state.checkpoint(self.description))
+            yield CheckpointSaved(stage, done, total, folder=folder)
+
+
+def _checkpoint_to_resume(folder: Path, description: Mapping[str, Any], resume: bool) -> Found:
+    found = newest_checkpoint(folder / CHECKPOINTS)
+    if resume and found.checkpoint is None:
+        damaged = f" ({'; '.join(found.skipped)})" if found.skipped else ""
+        raise RunError(
+            f"nothing to resume in {folder}: no complete checkpoint{damaged}; start without --resume"
+        )
+    if resume and found.checkpoint is not None:
+        require_same_run(found.checkpoint, description)
+        return found
+    if found.checkpoint is not None:
+        raise RunError(
+            f"{folder} holds a run that stopped after {found.checkpoint.position} steps:"
+            " add --resume to go on, or delete the folder to start again"
+        )
+    return Found(None, ())
+
+
+def prepare_material(request: LearnRequest, backbone: Backbone) -> Material:
+    """Examples and prompts; every full prompt is tokenised now, so that a lost placeholder stops the run at once."""
+    layers = backbone.cross_attention_layers
+    material = Material(
+        backbone=backbone,
+        examples=prepare_examples(request, backbone),
+        placeholders=request.placeholders,
+        seed=request.config.seed,
+        loss_layers=loss_layers(layers),
+        map_layers=map_layers(layers, request.config.layers),
+        validation_prompt=request.config.validation_prompt or template_prompt(request.concepts),
+    )
+    for example in material.examples:
+        material.tokenized(example.full_prompt)
+    material.tokenized(material.validation_prompt)
+    return material
+
+
+def _average(
+    averages: RunningAverages,
+    draws: Sequence[Draw],
+    batch: Batch,
+    maps: Tensor,
+    material: Material,
+    config: LearnConfig,
+) -> None:
+    weights = torch.ones(len(draws))
+    if config.running_average_weighting == "signal":
+        weights = signal_share(material.backbone.log_snr(batch.timesteps)).cpu()
+    arrays = maps.cpu().numpy()
+    for b, draw in enumerate(draws):
+        averages.add(draw, arrays[b, : len(draw.concepts)], float(weights[b]), config.running_average_decay)
+
+
+def _given(masks: npt.NDArray[np.bool_]) -> MaskUpdate:
+    return MaskUpdate(masks, np.zeros(len(masks), dtype=np.bool_), np.ones(len(masks), dtype=np.float32))
+
+
+def _names(example: LearningExample) -> tuple[str, ...]:
+    return tuple(concept.name for concept in example.concepts)
+
+
+def _concept_set(
+    request: LearnRequest, backbone: Backbone, state: LearningState, drift: Mapping[str, Any]
+) -> ConceptSet:
+    """What was learned; concepts of the starting set that the run does not name are bitwise as they were."""
+    rows = state.rows.detach().cpu().split([concept.num_vectors for concept in request.concepts])
+    embeddings = {concept.name: own.clone() for concept, own in zip(request.concepts, rows, strict=True)}
+    masks: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
+    thumbnails: dict[str, npt.NDArray[np.uint8]] = {}
+    for entry, learned in zip(request.pictures, state.masks, strict=True):
+        pixels = entry.picture.pixels
+        for name, mask in zip(entry.concepts, learned, strict=True):
+            masks[entry.picture.name, name] = unframe_mask(mask, (pixels.shape[0], pixels.shape[1]))
+            thumbnails.setdefault(name, thumbnail(pixels, masks[entry.picture.name, name]))
+    origin = {**provenance(), "drift": dict(drift), "rescues": state.rescues}
+    start = request.start
+    if start is None:
+        base = BaseModelRecord(backbone.name, backbone.fingerprint, backbone.version)
+        merged = ConceptSet(request.concepts, embeddings, base, masks=masks, thumbnails=thumbnails)
+    else:
+        origin["learned_further_from"] = {"config": start.config, "provenance": start.provenance}
+        merged = replace(start.with_concepts(request.concepts, embeddings, masks, thumbnails), folder=None)
+    weights = merged.weights if state.weights is None else state.weights.delta()
+    return replace(merged, weights=weights, config=request.config.model_dump(mode="json"), provenance=origin)
+
+
+def thumbnail(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """The square around a concept, (96, 96, 3) sRGB.
+
+    Args:
+        pixels: (H, W, 3) sRGB.
+        mask: (H, W); where it is empty the whole picture is shown.
+    """
+    height, width = mask.shape
+    ys, xs = np.nonzero(mask)
+    if len(ys) == 0:
+        return square_frame(pixels, THUMBNAIL_PX)
+    side = min(max(np.ptp(ys), np.ptp(xs)) + 1 + min(height, width) // 10, height, width)
+    top = int(np.clip((ys.min() + ys.max() + 1 - side) // 2, 0, height - side))
+    left = int(np.clip((xs.min() + xs.max() + 1 - side) // 2, 0, width - side))
+    return square_frame(pixels[top : top + side, left : left + side], THUMBNAIL_PX)
