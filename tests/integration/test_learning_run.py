@@ -1,0 +1,374 @@
+"""Whole runs of a few steps on a tiny random model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conceptloom.backbone import Backbone
+from conceptloom.concepts import Concept, ConceptSet
+from conceptloom.errors import ConfigError, RunError
+from conceptloom.learning import (
+    Finished,
+    LearningPicture,
+    LearnRequest,
+    MasksUpdated,
+    Progress,
+    Resumed,
+    StepDone,
+    resolve_config,
+    run,
+    trainer,
+)
+from conceptloom.learning.batches import Batch, Material
+from conceptloom.pictures import Picture
+
+SHORT: dict[str, Any] = {
+    "em_steps": 4,
+    "joint_steps": 2,
+    "batch_size": 2,
+    "token_lr": 0.01,
+    "joint_lr": 1e-3,
+    "mask_update_every": 2,
+    "initial_timesteps": 3,
+    "e_step_timesteps": 2,
+    "prior_images": 2,
+    "sample_steps": 1,
+    "preview_every": 0,
+    "train": "tokens",
+    "crf": {"iterations": 2},
+}
+AVERAGING: dict[str, Any] = {
+    "e_step_source": "running_average",
+    "e_step_timesteps": "own",
+    "e_step_prompt": "subset",
+    "mask_update_every": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache of prior images for all tests of this module."""
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path_factory.getbasetemp() / "learning-cache"))
+
+
+def picture(name: str, seed: int) -> Picture:
+    """Two coloured squares on a noisy ground, larger than the model's side, with their true masks."""
+    pixels = np.random.default_rng(seed).integers(90, 130, (80, 100, 3), dtype=np.uint8)
+    masks = {name: np.zeros((80, 100), dtype=bool) for name in ("cat", "dog")}
+    masks["cat"][10:45, 15:45] = True
+    masks["dog"][35:75, 50:85] = True
+    pixels[masks["cat"]], pixels[masks["dog"]] = (220, 60, 40), (40, 60, 220)
+    return Picture(name, None, pixels, {**masks, "beach": ~masks["cat"] & ~masks["dog"]})
+
+
+def request_for(start: ConceptSet | None = None, **overrides: Any) -> LearnRequest:
+    """Three concepts in one picture, two of them in another."""
+    return LearnRequest(
+        (
+            LearningPicture(picture("first", 0), ("cat", "dog", "beach")),
+            LearningPicture(picture("second", 1), ("cat", "beach"), "a photo of <cat> asleep on the <beach>"),
+        ),
+        (
+            Concept("cat", "subject", "cat"),
+            Concept("dog", "subject", None, 2),
+            Concept("beach", "background", "beach"),
+        ),
+        resolve_config("sd", {**SHORT, **overrides}),
+        start,
+    )
+
+
+def finish(events: Iterator[Progress]) -> ConceptSet:
+    """The set a run ends with."""
+    (finished,) = [event for event in events if isinstance(event, Finished)]
+    return finished.concept_set
+
+
+def stop_after(events: Any, stage: str, step: int) -> None:
+    """Close the run as a user does with Ctrl-C, at the first event of this step."""
+    for event in events:
+        if (event.stage, event.step) == (stage, step) and isinstance(event, StepDone | MasksUpdated):
+            events.close()
+            return
+    raise AssertionError(f"the run never reached {stage} {step}")
+
+
+def assert_same_set(one: ConceptSet, other: ConceptSet) -> None:
+    """Bitwise the same rows, masks and weights."""
+    for name, rows in one.embeddings.items():
+        assert torch.equal(rows, other.embeddings[name]), name
+    assert one.masks.keys() == other.masks.keys()
+    for key, mask in one.masks.items():
+        np.testing.assert_array_equal(mask, other.masks[key])
+    assert (one.weights is None) == (other.weights is None)
+    if one.weights is not None and other.weights is not None:
+        for name, tensor in one.weights.tensors.items():
+            assert torch.equal(tensor, other.weights.tensors[name]), name
+
+
+def base_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """Copies of all weights, under the names they have without adapters."""
+    copies = {}
+    for part in ("unet", "text_encoder", "vae"):
+        for name, tensor in getattr(backbone, part).state_dict().items():
+            if ".lora_" not in name:
+                copies[f"{part}.{name.replace('.base_layer', '')}"] = tensor.clone()
+    return copies
+
+
+def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+RESUMED = {
+    "paper, full": {"method": "paper", "train": "full", "initializer": "inversion", "inversion_steps": 2},
+    "running average, lora": {"method": "paper", "train": "lora", **AVERAGING},
+    "literal, kv, alternate": {
+        "method": "literal",
+        "train": "kv",
+        "weights": "alternate",
+        "e_step_timesteps": "own",
+    },
+}
+
+
+@pytest.mark.parametrize("overrides", RESUMED.values(), ids=RESUMED.keys())
+def test_stopping_anywhere_and_resuming_gives_the_same_bits(
+    overrides: dict[str, Any], tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    request = request_for(**overrides)
+    uninterrupted = finish(run(request, tiny_backbone, tmp_path / "whole"))
+    stops = [("masks", 1), ("em", 1), ("em", 2), ("em", 4), ("joint", 1), ("joint", 2)]
+    if request.config.initializer == "inversion":
+        stops = [("tokens", 1), ("tokens", 2), *stops]
+    folder = tmp_path / "stopped"
+    for index, (stage, step) in enumerate(stops):
+        stop_after(run(request, tiny_backbone, folder, resume=index > 0), stage, step)
+    assert_same_set(finish(run(request, tiny_backbone, folder, resume=True)), uninterrupted)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    request = request_for(checkpoint_every=1)
+    uninterrupted = finish(run(request, tiny_backbone, tmp_path / "whole"))
+    stop_after(run(request, tiny_backbone, tmp_path / "killed"), "em", 3)
+    newest = sorted((tmp_path / "killed" / "checkpoints").iterdir())[-1]
+    state = newest / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\x01")
+    events = list(run(request, tiny_backbone, tmp_path / "killed", resume=True))
+    (resumed,) = [event for event in events if isinstance(event, Resumed)]
+    assert (resumed.stage, resumed.step) == ("em", 2)
+    assert newest.name in resumed.skipped[0]
+    assert_same_set(finish(iter(events)), uninterrupted)
+
+
+def test_resuming_without_a_checkpoint_is_refused(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing to resume"):
+        next(iter(run(request_for(), tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_an_unfinished_run_is_never_overwritten(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    with pytest.raises(RunError, match="add --resume"):
+        next(iter(run(request_for(), tiny_backbone, tmp_path / "run")))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_by_field(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    with pytest.raises(RunError, match=r"config\.token_lr was 0\.01, is 0\.02"):
+        next(iter(run(request_for(token_lr=0.02), tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_the_cadence_of_previews_may_change_on_resuming(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    uninterrupted = finish(run(request_for(), tiny_backbone, tmp_path / "whole"))
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    changed = request_for(preview_every=1, checkpoint_every=1)
+    learned = finish(run(changed, tiny_backbone, tmp_path / "run", resume=True))
+    assert_same_set(learned, uninterrupted)
+
+
+def test_paper_with_the_e_step_off_equals_fixed(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    papers = {"layers": "up", "tau": 0.5, "crf": {"iterations": 2, "scale": 1.3}}
+    off = request_for(method="paper", mask_update_every=None, **papers)
+    assert_same_set(
+        finish(run(off, tiny_backbone, tmp_path / "paper")),
+        finish(
+            run(
+                request_for(method="fixed", mask_update_every=None, **papers),
+                tiny_backbone,
+                tmp_path / "fixed",
+            )
+        ),
+    )
+
+
+@pytest.mark.parametrize("schedule", [{"mask_update_every": 1}, AVERAGING], ids=["fresh", "running average"])
+def test_switching_the_e_step_off_changes_no_other_draw(
+    schedule: dict[str, Any], tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[Batch] = []
+    original = Material.batch
+
+    def remember(self: Material, *args: Any) -> Batch:
+        batches.append(original(self, *args))
+        return batches[-1]
+
+    monkeypatch.setattr(Material, "batch", remember)
+    list(run(request_for(**schedule), tiny_backbone, tmp_path / "on"))
+    on, batches[:] = list(batches), []
+    list(run(request_for(mask_update_every=None), tiny_backbone, tmp_path / "off"))
+    assert len(on) == len(batches) == SHORT["em_steps"]
+    for with_e_step, without in zip(on, batches, strict=True):
+        assert torch.equal(with_e_step.noisy_latents, without.noisy_latents)
+        assert torch.equal(with_e_step.timesteps, without.timesteps)
+        assert torch.equal(with_e_step.prompts.selector, without.prompts.selector)
+
+
+def test_after_the_m_steps_only_placeholder_rows_changed(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    before = base_weights(tiny_backbone)
+    start = finish(run(request_for(em_steps=0), tiny_backbone, tmp_path / "start"))
+    learned = finish(run(request_for(), tiny_backbone, tmp_path / "run"))
+    assert_same_weights(before, base_weights(tiny_backbone))
+    for name, rows in start.embeddings.items():
+        assert not torch.equal(rows, learned.embeddings[name]), name
+
+
+@pytest.mark.parametrize("train", ["lora", "kv", "full"])
+def test_the_base_model_is_given_back_as_it_was(train: str, tiny_backbone: Backbone, tmp_path: Path) -> None:
+    before = base_weights(tiny_backbone)
+    events = run(request_for(train=train), tiny_backbone, tmp_path / "run")
+    stop_after(events, "joint", 1)
+    assert_same_weights(before, base_weights(tiny_backbone))
+    learned = finish(run(request_for(train=train), tiny_backbone, tmp_path / "run", resume=True))
+    assert_same_weights(before, base_weights(tiny_backbone))
+    assert learned.weights is not None
+    assert learned.weights.kind == train
+    assert any(tensor.abs().max() > 0 for tensor in learned.weights.tensors.values())
+
+
+def test_lora_leaves_base_weights_unchanged_while_it_trains(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    before = base_weights(tiny_backbone)
+    for event in run(request_for(train="lora"), tiny_backbone, tmp_path / "run"):
+        if event.stage == "joint":
+            assert_same_weights(before, base_weights(tiny_backbone))
+
+
+def test_gt_keeps_the_users_masks(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    request = request_for(method="gt", mask_update_every=None)
+    learned = finish(run(request, tiny_backbone, tmp_path / "run"))
+    inside = np.s_[:, 10:90]  # the centre square the model sees
+    for entry in request.pictures:
+        for name in entry.concepts:
+            given, kept = entry.picture.masks[name][inside], learned.masks[entry.picture.name, name][inside]
+            assert np.count_nonzero(given != kept) < 0.06 * given.sum()
+
+
+def test_learning_further_and_adding_leaves_the_other_rows_bitwise_alone(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    first = finish(run(request_for(), tiny_backbone, tmp_path / "first"))
+    second_picture = picture("third", 2)
+    request = LearnRequest(
+        (LearningPicture(second_picture, ("cat", "bird")),),
+        (Concept("cat", "subject", "cat"), Concept("bird", "subject", "bird")),
+        resolve_config("sd", SHORT),
+        first,
+    )
+    second = finish(run(request, tiny_backbone, tmp_path / "second"))
+    assert [concept.name for concept in second.concepts] == ["cat", "dog", "beach", "bird"]
+    assert torch.equal(second.embeddings["dog"], first.embeddings["dog"])
+    assert torch.equal(second.embeddings["beach"], first.embeddings["beach"])
+    assert not torch.equal(second.embeddings["cat"], first.embeddings["cat"])
+    np.testing.assert_array_equal(second.masks["first", "dog"], first.masks["first", "dog"])
+
+
+def test_learning_further_starts_from_the_sets_rows_and_weights(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    first = finish(run(request_for(train="lora"), tiny_backbone, tmp_path / "first"))
+    nothing = request_for(first, train="lora", em_steps=0, joint_steps=0)
+    second = finish(run(nothing, tiny_backbone, tmp_path / "second"))
+    assert torch.equal(first.rows(), second.rows())
+    assert first.weights is not None
+    assert second.weights is not None
+    for name, tensor in first.weights.tensors.items():
+        assert torch.equal(tensor, second.weights.tensors[name])
+
+
+def test_a_set_with_lora_is_not_learned_further_as_full_weights(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    first = finish(run(request_for(train="lora"), tiny_backbone, tmp_path / "first"))
+    with pytest.raises(ConfigError, match="'train'"):
+        list(run(request_for(first, train="full"), tiny_backbone, tmp_path / "second"))
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_no_bad_checkpoint(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = itertools.count()
+    original = tiny_backbone.predict
+
+    def predict(*args: Any) -> Tensor:
+        prediction = original(*args)
+        # two mask passes, two EM steps, one E-step of two passes
+        return prediction * float("nan") if next(calls) == 6 else prediction
+
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    with pytest.raises(RunError, match="no longer finite at EM step 3 "):
+        list(run(request_for(checkpoint_every=1), tiny_backbone, tmp_path / "run"))
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    assert json.loads((newest / "state.json").read_text())["state"]["done"]["em"] == 2
+
+
+def test_two_concepts_of_one_word_do_not_start_equal(tiny_backbone: Backbone) -> None:
+    concepts = (Concept("ann", "subject", "cat"), Concept("bea", "subject", "cat"))
+    rows = trainer.starting_rows(tiny_backbone, concepts, resolve_config("sd", SHORT))
+    assert (rows[0] - rows[1]).abs().max() > 0.01
+
+
+def test_prior_images_are_drawn_once_per_model_and_word(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path / "cache"))
+    drawn: list[str] = []
+    original = trainer.own_images.__globals__["draw_images"]
+
+    def draw_images(backbone: Backbone, prompt: str, *args: Any) -> Any:
+        drawn.append(prompt)
+        return original(backbone, prompt, *args)
+
+    monkeypatch.setitem(trainer.own_images.__globals__, "draw_images", draw_images)
+    request = request_for(train="lora", em_steps=0, joint_steps=1)
+    finish(run(request, tiny_backbone, tmp_path / "one"))
+    assert sorted(drawn) == sorted(f"a photo of {word}" for word in ("cat", "beach", "dog", "car", "tree"))
+    finish(run(request, tiny_backbone, tmp_path / "two"))
+    assert len(drawn) == 5
+
+
+def losses(events: Sequence[Progress], stage: str) -> list[float]:
+    return [event.losses["loss"] for event in events if isinstance(event, StepDone) and event.stage == stage]
+
+
+def test_every_loss_of_the_joint_stage_counts_the_prior(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    events = list(run(request_for(train="kv", prior_weight=2.0), tiny_backbone, tmp_path / "run"))
+    for event in events:
+        if isinstance(event, StepDone) and event.stage == "joint":
+            parts = event.losses
+            assert parts["loss"] == pytest.approx(
+                parts["mask"] + 0.01 * parts["attention"] + 2.0 * parts["prior"]
+            )
+    assert len(losses(events, "joint")) == 2

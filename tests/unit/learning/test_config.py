@@ -1,0 +1,149 @@
+"""Configuration, presets and their errors."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conceptloom.errors import ConfigError
+from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
+from conceptloom.learning.presets import PRESETS, family_of, resolve_config
+from conceptloom.masks import CRFConfig
+
+
+@pytest.mark.parametrize("family", PRESETS)
+@pytest.mark.parametrize("method", ["gt", "fixed", "paper", "literal"])
+def test_every_family_has_every_method(family: str, method: str) -> None:
+    assert resolve_config(family, {"method": method}).method == method
+
+
+def test_sd_numbers_are_the_papers_and_break_a_scenes() -> None:
+    config = resolve_config("sd")
+    assert (config.method, config.em_steps, config.joint_steps, config.train) == ("paper", 400, 400, "full")
+    assert (config.token_lr, config.joint_lr, config.lambda_attn, config.clip_norm) == (5e-4, 2e-6, 0.01, 1.0)
+    assert (config.mask_update_every, config.e_step_timesteps, config.initial_timesteps) == (20, 10, 50)
+    assert (config.layers, config.tau, config.mask_loss_norm, config.weights) == ("all", 0.4, "paper", "end")
+    assert config.prior_weight == 1.0
+
+
+def test_builtin_joint_stage_is_half_as_long() -> None:
+    config = resolve_config("builtin")
+    assert (config.token_lr, config.batch_size, config.em_steps, config.joint_steps) == (5e-3, 4, 400, 200)
+
+
+def test_literal_updates_masks_every_step_at_the_steps_own_timestep() -> None:
+    config = resolve_config("builtin", {"method": "literal"})
+    assert (config.mask_update_every, config.e_step_timesteps) == (1, "own")
+
+
+@pytest.mark.parametrize("method", ["gt", "fixed"])
+def test_masks_of_gt_and_fixed_are_never_updated(method: str) -> None:
+    assert resolve_config("sd", {"method": method}).mask_update_every is None
+
+
+def test_methods_share_rates_steps_and_batch() -> None:
+    shared = ("em_steps", "joint_steps", "batch_size", "token_lr", "joint_lr", "lambda_attn", "train")
+    for family in PRESETS:
+        configs = [
+            resolve_config(family, {"method": method}) for method in ("gt", "fixed", "paper", "literal")
+        ]
+        assert len({tuple(getattr(config, key) for key in shared) for config in configs}) == 1
+
+
+def test_the_joint_rate_follows_what_is_trained_unless_given() -> None:
+    assert resolve_config("sd", {"train": "lora"}).joint_lr == 1e-4
+    assert resolve_config("sd", {"train": "lora", "joint_lr": 3e-4}).joint_lr == 3e-4
+
+
+def test_a_partial_crf_table_changes_only_its_keys() -> None:
+    crf = resolve_config("sd", {"crf": {"iterations": 3}}).crf
+    assert crf == CRFSettings(iterations=3, scale=1.0)
+
+
+def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
+    # reference_side_px is part of the method, not a setting
+    expected = {field.name: field.default for field in fields(CRFConfig) if field.name != "reference_side_px"}
+    assert {name: info.default for name, info in CRFSettings.model_fields.items()} == expected
+    assert CRFSettings(scale=1.5).crf_config() == CRFConfig(scale=1.5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"tokn_lr": 1}, "'tokn_lr': Extra inputs are not permitted"),
+        ({"crf": {"scale": -1}}, "'crf.scale': Input should be greater than 0 (got -1)"),
+        ({"em_steps": -5}, "'em_steps'"),
+        ({"em_steps": 10**9}, "'em_steps'"),
+        ({"token_lr": float("nan")}, "'token_lr'"),
+        ({"method": "refind"}, "'method': expected one of gt, fixed, paper, literal (got 'refind')"),
+        ({"train": "everything"}, "'train'"),
+        ({"e_step_timesteps": "some"}, "'e_step_timesteps'"),
+        ({"e_step_timesteps": 0}, "'e_step_timesteps'"),
+        ({"e_step_source": "running_average"}, "set e_step_timesteps to 'own'"),
+    ],
+)
+def test_a_wrong_key_is_named_by_its_path_in_one_line(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        resolve_config("sd", overrides)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_configuration_is_frozen_and_survives_its_own_dump() -> None:
+    config = resolve_config("builtin")
+    with pytest.raises(ValidationError):
+        config.seed = 1  # type: ignore[misc]
+    assert LearnConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("version", "family"),
+    [("builtin-1", "builtin"), ("builtin-12", "builtin"), (None, "sd"), ("other", "sd")],
+)
+def test_only_our_own_versions_take_the_builtin_preset(version: str | None, family: str) -> None:
+    assert family_of(version) == family
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.json", '{"token_lr": 0.01, "crf": {"scale": 2.0}}'),
+        ("c.toml", "token_lr = 0.01\n[crf]\nscale = 2.0"),
+        ("c.yaml", "token_lr: 0.01\ncrf: {scale: 2.0}"),
+    ],
+)
+def test_json_toml_and_yaml_files_say_the_same(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_config_file(tmp_path / name) == {"token_lr": 0.01, "crf": {"scale": 2.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.json", "{"),
+        ("c.json", "[1]"),
+        ("c.yaml", "!!python/object/apply:os.system ['true']"),
+        ("c.ini", "a=1"),
+        ("c.yaml", "1: 2"),
+    ],
+)
+def test_a_file_that_is_no_table_of_settings_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="configuration file"):
+        read_config_file(tmp_path / name)
+
+
+def test_a_yaml_bomb_is_named_without_being_unfolded(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="'a0'") as raised:
+        resolve_config("sd", read_config_file(tmp_path / "bomb.yaml"))
+    assert len(str(raised.value)) < 500
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.json"):
+        read_config_file(tmp_path / "none.json")
