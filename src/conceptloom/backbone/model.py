@@ -66,7 +66,8 @@ class Backbone:
     """A text-to-image latent diffusion model of the Stable Diffusion 1/2 family, frozen and in evaluation mode.
 
     The U-Net computes in `dtype`; text encoder, autoencoder and all that comes out of this class are float32, so
-    that placeholder rows, losses and masks never lose digits.
+    that placeholder rows, losses and masks never lose digits. It serves one thread at a time: prompts, recordings and
+    adapters hook into the shared models.
 
     Attributes:
         name, fingerprint, version, backgrounds: see `ModelIdentity`.

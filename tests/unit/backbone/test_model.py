@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from conceptloom.backbone import Backbone, Moments, load_backbone
+from conceptloom.backbone.model import _cross_attention
 from conceptloom.seeding import noise, numpy_generator
 from tiny_models import LATENT_SHAPE, MAX_TOKENS, PICTURE_SIDE, WIDTH
 
@@ -24,6 +25,28 @@ def test_sizes_come_from_the_models_configuration(tiny_backbone: Backbone) -> No
     assert tiny_backbone.max_tokens == MAX_TOKENS
     assert tiny_backbone.embedding_dim == WIDTH
     assert tiny_backbone.num_train_timesteps == 1000
+
+
+def test_the_sides_of_stable_diffusions_four_levels_are_those_of_its_queries() -> None:
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=2,
+        cross_attention_dim=8,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    layers = _cross_attention(unet, side=32)
+    cells: dict[str, int] = {}
+    for layer, module in layers:
+        module.register_forward_pre_hook(
+            lambda _, args, name=layer.name: cells.update({name: args[0].shape[1]}),
+        )
+    with torch.no_grad():
+        unet(noise((1, 4, 32, 32), 0), 10, encoder_hidden_states=noise((1, 5, 8), 1))
+    assert {layer.name: layer.side**2 for layer, _ in layers} == cells
+    places = [layer.place for layer, _ in layers]
+    assert places == ["down"] * 6 + ["mid"] + ["up"] * 9
 
 
 def test_all_weights_are_frozen_and_in_evaluation_mode(tiny_backbone: Backbone) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ def hidden_states(backbone: Backbone, *prompts: str) -> Tensor:
 def draw(backbone: Backbone, seeds: list, **options) -> Tensor:
     prompts = ["a cat", "a dog on the beach", "a red car"]
     conditional = hidden_states(backbone, *(prompts[key[-1] % 3] for key in seeds))
-    options = {"guidance_scale": 3.0, "num_inference_steps": 6, **options}
+    options = {"guidance_scale": 3.0, "num_inference_steps": 4, **options}
     return sample(backbone, conditional, hidden_states(backbone, ""), seeds, **options)
 
 
@@ -88,6 +90,26 @@ def test_the_loop_agrees_with_diffusers_on_the_same_noise(backbone: Backbone, et
         backbone, conditional, negative, [seed], guidance_scale=4.0, num_inference_steps=10, eta=eta
     )
     torch.testing.assert_close(ours, latents, rtol=1e-3, atol=1e-3)
+
+
+def test_the_whole_way_agrees_with_the_pipeline_of_diffusers(
+    backbone: Backbone, tiny_folder: Path, tiny_v_folder: Path
+) -> None:
+    """Prompt to picture, on the same starting noise."""
+    from diffusers import StableDiffusionPipeline
+
+    folder = tiny_folder if backbone.prediction_type == "epsilon" else tiny_v_folder
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        "a dog on the beach",
+        guidance_scale=3.0,
+        num_inference_steps=5,
+        latents=noise(backbone.latent_shape, *SEEDS[1], "start")[None],
+        output_type="np",
+    ).images
+    ours = backbone.decode(draw(backbone, SEEDS[1:2], num_inference_steps=5))
+    assert np.abs(ours.astype(int) - (255 * expected).round().astype(int)).max() <= 2
 
 
 def test_guidance_of_one_ignores_the_negative_prompt(tiny_backbone: Backbone) -> None:
