@@ -79,7 +79,7 @@ class ConceptSet:
         provenance: versions, date, drift and whatever else is worth knowing, plain data.
         masks: final masks, (H, W) bool in picture size, by (picture, concept) name.
         thumbnails: small pictures (H, W, 3) uint8 by concept name; not every concept needs one.
-        folder: where the set was loaded from.
+        folder: where the set was loaded from, while it is as it was loaded.
 
     Raises:
         ConceptSetError: parts that do not fit each other, or values that are not finite.
@@ -162,6 +162,7 @@ class ConceptSet:
             },
             masks={**self.masks, **(masks or {})},
             thumbnails={**self.thumbnails, **(thumbnails or {})},
+            folder=None,
         )
 
     def save(self, folder: str | Path, extras: Mapping[str, bytes | Path] | None = None) -> None:
