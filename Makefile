@@ -48,7 +48,7 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 
 sprites: $(TRAIN_STAMP)
-	$(BIN)/conceptloom basemodel sprites
+	$(BIN)/conceptloom basemodel sprites --ship-to src/conceptloom/data
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make ... PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def sprites(
-    ship_to: Annotated[Path | None, typer.Option(help="Also write the packs that ship into this folder.")] = None,
+    ship_to: Annotated[
+        Path | None, typer.Option(help="Also write the packs that ship into this folder.")
+    ] = None,
 ) -> None:
     """Fetch the artwork by package name, check it, and build the sprite and background packs."""
     from conceptloom.basemodel.assets import build_packs
@@ -33,11 +35,18 @@ def sprites(
 
 
 def build(
-    hours: Annotated[float, typer.Option(help="Stop the U-Net's training after so many hours.", min=0)] = 24.0,
+    hours: Annotated[
+        float, typer.Option(help="Stop the U-Net's training after so many hours.", min=0)
+    ] = 24.0,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
 ) -> None:
     """Train autoencoder, text encoder and U-Net from nothing; an interrupted build goes on where it was."""
-    from conceptloom.basemodel.build import BuildPlan, build_autoencoder_stage, shipped_folder, training_stream
+    from conceptloom.basemodel.build import (
+        BuildPlan,
+        build_autoencoder_stage,
+        shipped_folder,
+        training_stream,
+    )
     from conceptloom.basemodel.watch import log_progress, reconstruction_sheet, write_loss_curve, write_sheet
     from conceptloom.runs import user_cache_dir
 
@@ -80,7 +89,9 @@ def resume(
             export_trained(plan, cache, folder / "model")
             typer.echo(write_sheet(folder, f"samples-{progress.samples:09d}", sample_sheet(folder / "model")))
             typer.echo(write_loss_curve(folder, "denoiser"))
-    typer.echo(f"exported {export_trained(plan, cache, folder / 'model')} samples' model to {folder / 'model'}")
+    typer.echo(
+        f"exported {export_trained(plan, cache, folder / 'model')} samples' model to {folder / 'model'}"
+    )
 
 
 def export(
@@ -99,11 +110,13 @@ def check(
     scenes: Annotated[int, typer.Option(help="Scenes of the attention gate.", min=1)] = 200,
     names: Annotated[bool, typer.Option(help="Also generate and name every train noun (minutes).")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write check.json and the sheets into this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write check.json and the sheets into this folder.")
+    ] = None,
 ) -> None:
     """Print where the model looks (attention gate) and what it can draw (trainless name check)."""
     from conceptloom.backbone import load_backbone
-    from conceptloom.basemodel.report import check_names, check_attention, write_report
+    from conceptloom.basemodel.report import check_attention, check_names, write_report
 
     backbone = load_backbone(model)
     attention = check_attention(backbone, scenes, seed)

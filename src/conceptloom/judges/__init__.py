@@ -1,0 +1,1 @@
+"""Judges of pictures: what is in them, and whose drawing it is."""
