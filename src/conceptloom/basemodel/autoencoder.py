@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from conceptloom.basemodel.optimizer import build_optimizer, scale_rates
 from conceptloom.basemodel.training import (
@@ -182,6 +182,38 @@ def load_averaged_autoencoder(config: AutoencoderConfig, folder: Path) -> Autoen
 
 
 @torch.no_grad()
-def latent_scale(model: AutoencoderKL, images: Tensor) -> float:
-    """The factor that gives latents of ``images`` unit standard deviation (Stable Diffusion's 0.18215)."""
-    return 1.0 / float(model.encode(images).latent_dist.mean.std())
+def standardise_latents(model: AutoencoderKL, images: Tensor, floor: float = 0.3) -> None:
+    """Give each latent channel of ``images`` mean 0 and standard deviation 1, without changing any reconstruction.
+
+    The factors go into the 1x1 convolutions on both sides of the latents, so Stable Diffusion's single
+    ``scaling_factor`` stays 1. A channel whose spread is under ``floor`` times the mean spread is scaled as if it had
+    that much: blowing up a nearly unused channel would only give the U-Net its noise to predict.
+    """
+    mean = model.encode(images).latent_dist.mean.double()
+    centre, spread = mean.mean((0, 2, 3)), mean.std((0, 2, 3))
+    spread = spread.clamp_min(floor * float(spread.mean()))
+    channels = len(spread)
+    quant, post = _convolution(model.quant_conv), _convolution(model.post_quant_conv)
+    # z' = (z - centre) / spread: rows of the mean, and log-variances less 2 log spread.
+    weight, bias = quant.weight.double(), _bias(quant).double()
+    weight[:channels] /= spread[:, None, None, None]
+    bias[:channels] = (bias[:channels] - centre) / spread
+    bias[channels:] -= 2 * spread.log()
+    quant.weight.copy_(weight)
+    _bias(quant).copy_(bias)
+    # z = z' * spread + centre, into the decoder's first convolution.
+    weight, bias = post.weight.double(), _bias(post).double()
+    bias += (weight[:, :, 0, 0] * centre).sum(1)
+    weight *= spread[None, :, None, None]
+    post.weight.copy_(weight)
+    _bias(post).copy_(bias)
+
+
+def _convolution(module: nn.Module | None) -> nn.Conv2d:
+    assert isinstance(module, nn.Conv2d), f"expected the autoencoder's 1x1 convolution, got {module}"
+    return module
+
+
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias

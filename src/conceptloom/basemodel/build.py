@@ -23,8 +23,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from conceptloom.basemodel.autoencoder import (
     AutoencoderConfig,
-    latent_scale,
     load_averaged_autoencoder,
+    standardise_latents,
     train_autoencoder,
 )
 from conceptloom.basemodel.denoiser import (
@@ -44,6 +44,7 @@ from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
 VERSION = "builtin-1"
 STREAM_SEED = 1
+STANDARDISED_OVER = 256
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class BuildPlan:
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    autoencoder_samples: int = 110_000
-    autoencoder_anneal: int = 30_000
+    autoencoder_samples: int = 70_000
+    autoencoder_anneal: int = 14_000
     denoiser_samples: int = 3_000_000
 
 
@@ -97,19 +98,20 @@ def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgr
     )
 
 
-def frozen_autoencoder(plan: BuildPlan, cache: Path) -> tuple[AutoencoderKL, float]:
-    """The settled autoencoder and its latent scale: the shipped one where there is one, else the trained one.
+def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
+    """The settled autoencoder: the shipped one where there is one, else the trained one with standardised latents.
 
     Every cached latent and stored concept depends on it, so a shipped autoencoder is never replaced by training on.
     """
     shipped = shipped_folder() / "vae"
     if shipped.is_dir():
         model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped, local_files_only=True)
-        return model.eval().requires_grad_(False), float(model.config["scaling_factor"])
+        return model.eval().requires_grad_(False)
     model = load_averaged_autoencoder(plan.autoencoder, cache / "training" / "autoencoder")
     stream = training_stream(plan, cache)
-    pixels = np.stack([stream.scene(10_000_000 + index).pixels for index in range(256)])
-    return model, latent_scale(model, to_model_range(pixels))
+    pixels = np.stack([stream.scene(10_000_000 + index).pixels for index in range(STANDARDISED_OVER)])
+    standardise_latents(model, to_model_range(pixels))
+    return model
 
 
 def build_denoiser_stage(
@@ -120,12 +122,12 @@ def build_denoiser_stage(
     Without it, weights start from the shipped model where there is one (fresh optimiser, short warm-up).
     """
     stream = training_stream(plan, cache)
-    autoencoder, scale = frozen_autoencoder(plan, cache)
+    autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = cache / "training" / "denoiser"
     if not has_state(folder) and (shipped_folder() / "unet").is_dir():
         warm_start(denoiser, shipped_folder())
-    buffer = LatentBuffer(stream, autoencoder, scale, plan.denoiser)
+    buffer = LatentBuffer(stream, autoencoder, plan.denoiser)
     yield from train_denoiser(plan.denoiser, denoiser, buffer, folder, plan.denoiser_samples, seconds)
 
 
@@ -145,18 +147,17 @@ def warm_start(denoiser: Denoiser, folder: Path) -> None:
 
 def export_trained(plan: BuildPlan, cache: Path, folder: Path) -> int:
     """Write the averaged weights of the training in the cache as a model folder; returns the samples seen."""
-    autoencoder, scale = frozen_autoencoder(plan, cache)
+    autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     samples = load_averaged(plan.denoiser, denoiser, cache / "training" / "denoiser")
     backgrounds = background_labels(training_photos(cache))
-    export_model(denoiser, autoencoder, scale, plan, backgrounds, samples, folder)
+    export_model(denoiser, autoencoder, plan, backgrounds, samples, folder)
     return samples
 
 
 def export_model(
     denoiser: Denoiser,
     autoencoder: AutoencoderKL,
-    scale: float,
     plan: BuildPlan,
     backgrounds: Sequence[str],
     samples: int,
@@ -166,7 +167,6 @@ def export_model(
 
     The folder is replaced only when the new one is complete.
     """
-    autoencoder.register_to_config(scaling_factor=scale)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=denoiser.text_encoder,

@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from conceptloom.basemodel.optimizer import build_optimizer, scale_rates
 from conceptloom.basemodel.text import TextConfig, build_text_encoder, build_tokenizer
 from conceptloom.basemodel.training import (
     Averaged,
@@ -49,13 +50,14 @@ class DenoiserConfig:
     in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise.
     """
 
-    channels: tuple[int, ...] = (96, 192)
+    channels: tuple[int, ...] = (64, 192)
     layers_per_block: int = 1
     head_width: int = 32
     text: TextConfig = field(default_factory=TextConfig)
     log_snr_shift: float = 2.8
     batch_size: int = 32
-    learning_rate: float = 4e-4
+    muon_lr: float = 0.01
+    adamw_lr: float = 1e-3
     warm_up_steps: int = 300
     weight_decay: float = 0.01
     ema_decay: float = 0.9995
@@ -129,10 +131,8 @@ class BufferedScene:
 class LatentBuffer:
     """Encoded scenes, refilled in order from the stream: the autoencoder is frozen, so each is encoded once."""
 
-    def __init__(
-        self, stream: SceneStream, autoencoder: AutoencoderKL, scale: float, config: DenoiserConfig
-    ) -> None:
-        self.stream, self.autoencoder, self.scale = stream, autoencoder, scale
+    def __init__(self, stream: SceneStream, autoencoder: AutoencoderKL, config: DenoiserConfig) -> None:
+        self.stream, self.autoencoder = stream, autoencoder
         self.capacity, self.seed = config.buffer_scenes, config.seed
         self.scenes: list[BufferedScene] = []
 
@@ -143,7 +143,7 @@ class LatentBuffer:
         pixels = to_model_range(np.stack([scene.pixels for scene in scenes]))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = self.autoencoder.encode(pixels).latent_dist
-        moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1) * self.scale
+        moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1)
         for index, scene, pair in zip(range(first, first + count), scenes, moments.half(), strict=True):
             mentions = tuple(Mention(o.noun, o.class_word, o.family) for o in scene.objects)
             buffered = BufferedScene(pair, mentions, scene.relation, scene.background)
@@ -222,9 +222,7 @@ def train_denoiser(
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``."""
     modules = denoiser.modules().train()
-    optimizer = torch.optim.AdamW(
-        modules.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
-    )
+    optimizer = build_optimizer(modules, config.muon_lr, config.adamw_lr, config.weight_decay)
     average = Averaged(modules, config.ema_decay)
     step = 0
     if has_state(folder):
@@ -247,8 +245,7 @@ def train_denoiser(
         generator = torch_generator(config.seed, "diffusion", step)
         timesteps = torch.randint(0, NUM_TRAIN_TIMESTEPS, (config.batch_size,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * warm_up(step, config.warm_up_steps)
+        scale_rates(optimizer, warm_up(step, config.warm_up_steps))
         loss = denoising_error(denoiser, latents, captions, timesteps, noise).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)

@@ -14,8 +14,7 @@ from conceptloom.basemodel.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
     crop_batch,
-    latent_scale,
-    load_averaged_autoencoder,
+    standardise_latents,
     train_autoencoder,
 )
 from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, warm_start
@@ -173,18 +172,35 @@ def test_crops_of_one_step_are_reproducible(stream: SceneStream) -> None:
     assert np.array_equal(crop_batch(stream, SMALL_AE, 3), crop_batch(stream, SMALL_AE, 3))
 
 
-def test_scaled_latents_have_unit_spread(tmp_path: Path, stream: SceneStream) -> None:
-    list(train_autoencoder(SMALL_AE, stream, tmp_path, until_samples=8))
-    model = load_averaged_autoencoder(SMALL_AE, tmp_path)
+def test_standardised_latents_have_mean_zero_and_spread_one_per_channel(stream: SceneStream) -> None:
+    model = build_autoencoder(SMALL_AE).eval()
     images = to_model_range(np.stack([stream.scene(index).pixels for index in range(8)]))
-    scale = latent_scale(model, images)
-    assert float((model.encode(images).latent_dist.mean * scale).std()) == pytest.approx(1.0, abs=1e-4)
+    with torch.no_grad():
+        standardise_latents(model, images, floor=0.0)
+        mean = model.encode(images).latent_dist.mean
+    assert mean.mean((0, 2, 3)).tolist() == pytest.approx([0.0] * 4, abs=1e-4)
+    assert mean.std((0, 2, 3)).tolist() == pytest.approx([1.0] * 4, abs=1e-4)
+
+
+def test_standardising_latents_changes_no_reconstruction_and_no_signal_to_noise(stream: SceneStream) -> None:
+    model = build_autoencoder(SMALL_AE).eval()
+    images = to_model_range(np.stack([stream.scene(index).pixels for index in range(8)]))
+    with torch.no_grad():
+        before = model.encode(images).latent_dist
+        drawn_before = model.decode(before.mean).sample
+        snr_before = before.mean.std((0, 2, 3)) / before.std.mean((0, 2, 3))
+        standardise_latents(model, images)
+        after = model.encode(images).latent_dist
+        drawn_after = model.decode(after.mean).sample
+        snr_after = after.mean.std((0, 2, 3)) / after.std.mean((0, 2, 3))
+    assert torch.allclose(drawn_before, drawn_after, atol=1e-4)
+    assert torch.allclose(snr_before, snr_after, rtol=1e-3)
 
 
 def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path, stream: SceneStream) -> None:
     autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
     denoiser = small_denoiser()
-    buffer = LatentBuffer(stream, autoencoder, 1.0, SMALL)
+    buffer = LatentBuffer(stream, autoencoder, SMALL)
     buffer.refill(0, 16)
     latents, captions = buffer.batch(8, 0)
     timesteps = torch.arange(100, 900, 100)
@@ -199,7 +215,7 @@ def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path,
 
 def test_the_buffer_replaces_its_oldest_scene(stream: SceneStream) -> None:
     autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
-    buffer = LatentBuffer(stream, autoencoder, 1.0, replace(SMALL, buffer_scenes=4))
+    buffer = LatentBuffer(stream, autoencoder, replace(SMALL, buffer_scenes=4))
     buffer.refill(0, 4)
     second = buffer.scenes[1]
     buffer.refill(4, 1)
@@ -213,16 +229,16 @@ def test_an_export_loads_as_a_stable_diffusion_pipeline_with_the_same_weights(tm
 
     denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
     plan = BuildPlan(autoencoder=SMALL_AE, denoiser=SMALL)
-    export_model(denoiser, autoencoder, 0.5, plan, ["grass"], 7, tmp_path / "model")
+    export_model(denoiser, autoencoder, plan, ["grass"], 7, tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
-    assert pipeline.vae.config.scaling_factor == 0.5
+    assert pipeline.vae.config.scaling_factor == 1.0
     for ours, theirs in zip(denoiser.unet.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(ours.half(), theirs.half())
 
 
 def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
     denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
-    export_model(denoiser, autoencoder, 1.0, BuildPlan(SMALL_AE, SMALL), ["grass"], 0, tmp_path / "model")
+    export_model(denoiser, autoencoder, BuildPlan(SMALL_AE, SMALL), ["grass"], 0, tmp_path / "model")
     fresh = build_denoiser(replace(SMALL, seed=9), ["cat", "dog", "on", "grass"], SMALL_AE.latent_channels)
     warm_start(fresh, tmp_path / "model")
     for ours, theirs in zip(denoiser.unet.parameters(), fresh.unet.parameters(), strict=True):
@@ -232,7 +248,7 @@ def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
 def test_the_averaged_weights_are_what_is_loaded(tmp_path: Path, stream: SceneStream) -> None:
     autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
     denoiser = small_denoiser()
-    buffer = LatentBuffer(stream, autoencoder, 1.0, SMALL)
+    buffer = LatentBuffer(stream, autoencoder, SMALL)
     list(train_denoiser(SMALL, denoiser, buffer, tmp_path, until_samples=8))
     other = small_denoiser()
     assert load_averaged(SMALL, other, tmp_path) == 8
