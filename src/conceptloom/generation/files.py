@@ -107,14 +107,14 @@ def provenance_text(image: GeneratedImage) -> dict[str, str]:
 
 
 def captioned_sheet(images: Mapping[str, Sequence[npt.NDArray[np.uint8]]]) -> npt.NDArray[np.uint8]:
-    """One sheet (H, W, 3) of the images (h, w, 3) by prompt: a block per prompt, the prompt beneath it."""
-    if all(len(pictures) == 1 for pictures in images.values()):
-        return contact_sheet([pictures[0] for pictures in images.values()], SHEET_COLUMNS, list(images))
-    blocks = [
-        contact_sheet(pictures, max(SHEET_COLUMNS, math.isqrt(len(pictures) - 1) + 1))
-        for pictures in images.values()
-    ]
-    return contact_sheet(blocks, 1, list(images))
+    """One sheet (H, W, 3) of the images (h, w, 3) by prompt: a block per prompt, the prompt beneath it.
+
+    Blocks of one or two images stand beside each other.
+    """
+    longest = max(len(pictures) for pictures in images.values())
+    columns = max(SHEET_COLUMNS, math.isqrt(longest - 1) + 1)
+    blocks = [contact_sheet(pictures, columns) for pictures in images.values()]
+    return contact_sheet(blocks, max(1, SHEET_COLUMNS // longest), list(images))
 
 
 def _write_new(path: Path, pixels: npt.NDArray[np.uint8], text: Mapping[str, str] | None) -> None:

@@ -179,6 +179,12 @@ def test_the_sheet_of_many_prompts_captions_each_of_them() -> None:
     assert ink(["a <cat>", "a <car>"], 3) > ink(["a <cat>"], 3) > 0
 
 
+def test_the_sheet_sets_blocks_of_two_images_side_by_side() -> None:
+    two = [np.full((64, 64, 3), 255, np.uint8)] * 2
+    height, width, _ = captioned_sheet({"a <cat>": two, "a <car>": two}).shape
+    assert width > 4 * 64 > 2 * height
+
+
 def test_a_long_run_keeps_the_sheet_to_64_images_a_prompt(tmp_path: Path) -> None:
     save(tmp_path / "long", num=70)
     save(tmp_path / "cut", num=64)
