@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from conceptloom.masks import CRFConfig, DenseCRF, area_to_grid, iou, update_masks
+
+HEIGHT, WIDTH = 24, 36
+
+
+class PlantedCRF(DenseCRF):
+    """A CRF of a grey picture whose refined masks (K, H, W) are given beforehand."""
+
+    def __init__(self, refined: NDArray[np.bool_]) -> None:
+        weightless = CRFConfig(gaussian_weight=0.0, bilateral_weight=0.0)
+        super().__init__(np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8), weightless)
+        self._refined = refined
+
+    def infer_binary(self, unaries: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([~self._refined, self._refined], axis=1).astype(np.float32)
+
+
+def _columns(first: int, last: int) -> NDArray[np.bool_]:
+    mask = np.zeros((1, HEIGHT, WIDTH), dtype=np.bool_)
+    mask[:, :, first:last] = True
+    return mask
+
+
+THRESHOLDED, ELSEWHERE, PREVIOUS = _columns(0, 12), _columns(8, 24), _columns(20, 30)
+EMPTY, FULL = _columns(0, 0), _columns(0, WIDTH)
+
+
+def _map_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Maps that the threshold turns into `masks`."""
+    return masks.astype(np.float32)
+
+
+def test_a_trusted_refined_mask_replaces_the_previous_one() -> None:
+    refined = _columns(0, 15)
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(refined), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, refined)
+    assert not update.rescued.any()
+    np.testing.assert_allclose(update.overlap, [12 / 15])
+
+
+def test_refined_mask_with_an_iou_under_half_leaves_the_previous_mask() -> None:
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(ELSEWHERE), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, PREVIOUS)
+    assert update.rescued.all()
+    np.testing.assert_allclose(update.overlap, [4 / 24])
+
+
+def test_refined_mask_with_an_iou_of_exactly_half_is_trusted() -> None:
+    refined = _columns(0, 24)
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(refined), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, refined)
+    assert not update.rescued.any()
+
+
+def test_empty_refined_mask_leaves_the_previous_mask() -> None:
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, PREVIOUS)
+    assert update.rescued.all()
+
+
+def test_empty_refined_mask_of_an_empty_input_is_rescued_though_their_iou_is_one() -> None:
+    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, PREVIOUS)
+    assert update.rescued.all()
+    np.testing.assert_array_equal(update.overlap, 1.0)
+
+
+def test_full_refined_mask_leaves_the_previous_mask_beside_other_concepts() -> None:
+    update = update_masks(_map_of(_columns(0, 30)), PlantedCRF(FULL), 0.4, PREVIOUS, others_present=True)
+    np.testing.assert_array_equal(update.masks, PREVIOUS)
+    assert update.rescued.all()
+
+
+def test_full_refined_mask_of_the_only_concept_is_trusted() -> None:
+    update = update_masks(_map_of(_columns(0, 30)), PlantedCRF(FULL), 0.4, PREVIOUS, others_present=False)
+    assert update.masks.all()
+    assert not update.rescued.any()
+
+
+def test_rescue_at_stage_2_takes_the_unrefined_mask() -> None:
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, THRESHOLDED)
+    assert update.rescued.all()
+
+
+def test_rescue_at_stage_2_takes_5_percent_of_the_pixels_where_the_unrefined_mask_is_empty_too() -> None:
+    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), 0.4, None, others_present=True)
+    assert update.masks.sum() == np.ceil(0.05 * HEIGHT * WIDTH)
+    assert update.rescued.all()
+
+
+def test_rescue_at_stage_2_takes_the_highest_pixels_of_the_map() -> None:
+    """A threshold of 1 lets nothing through, so that the map itself has to decide."""
+    maps = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(1, HEIGHT, WIDTH)
+    update = update_masks(maps, PlantedCRF(EMPTY), 1.0, None, others_present=True)
+    np.testing.assert_array_equal(np.flatnonzero(update.masks), np.arange(HEIGHT * WIDTH)[-44:])
+
+
+def test_concepts_are_rescued_one_by_one() -> None:
+    thresholded = np.concatenate([THRESHOLDED, THRESHOLDED])
+    refined = np.concatenate([ELSEWHERE, THRESHOLDED])
+    previous = np.concatenate([PREVIOUS, PREVIOUS])
+    update = update_masks(_map_of(thresholded), PlantedCRF(refined), 0.4, previous, others_present=True)
+    np.testing.assert_array_equal(update.rescued, [True, False])
+    np.testing.assert_array_equal(update.masks, np.concatenate([PREVIOUS, THRESHOLDED]))
+
+
+def test_previous_masks_are_not_changed_or_shared() -> None:
+    previous = PREVIOUS.copy()
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, previous, others_present=True)
+    update.masks[:] = True
+    np.testing.assert_array_equal(previous, PREVIOUS)
+
+
+def test_a_planted_map_comes_back_as_the_planted_mask() -> None:
+    """Two touching subjects on a ground of their own colours; maps of 16 x 16 cells with a tenth of noise."""
+    height, width = 96, 144
+    row, column = np.mgrid[:height, :width]
+    left = (row - 50) ** 2 + (column - 45) ** 2 < 26**2
+    right = (abs(row - 48) < 30) & (abs(column - 95) < 22)
+    planted = np.stack([left, right, ~(left | right)])
+    owner = planted.argmax(axis=0)
+    generator = np.random.default_rng(0)
+    colours = np.array([[190, 60, 60], [60, 120, 190], [210, 200, 120]])
+    pixels = (colours[owner] + generator.normal(0, 4, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    maps = area_to_grid(planted, (16, 16)) + 0.1 * generator.random((3, 16, 16), dtype=np.float32)
+    update = update_masks(0.02 * maps, DenseCRF(pixels), 0.4, None, others_present=True)
+    assert not update.rescued.any()
+    for mask, truth in zip(update.masks, planted, strict=True):
+        assert iou(mask, truth) > 0.97
+
+
+def test_a_small_object_that_the_crf_erases_keeps_its_unrefined_mask() -> None:
+    pixels = np.full((64, 64, 3), 128, dtype=np.uint8)
+    planted = np.zeros((1, 64, 64), dtype=np.bool_)
+    planted[0, 30:34, 30:34] = True
+    update = update_masks(planted.astype(np.float32), DenseCRF(pixels), 0.4, None, others_present=True)
+    assert update.rescued.all()
+    np.testing.assert_array_equal(update.masks, planted)
+
+
+def test_no_concepts_give_no_masks() -> None:
+    crf = DenseCRF(np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8))
+    update = update_masks(np.zeros((0, 4, 4), dtype=np.float32), crf, 0.4, None, others_present=True)
+    assert update.masks.shape == (0, HEIGHT, WIDTH)
+    assert update.rescued.shape == update.overlap.shape == (0,)
+
+
+def test_previous_masks_of_another_shape_are_refused_naming_both() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 36, 24\).*\(1, 24, 36\)"):
+        update_masks(
+            _map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, PREVIOUS.transpose(0, 2, 1), others_present=True
+        )
+
+
+def test_maps_without_a_concept_axis_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(24, 36\).*\(K, h, w\)"):
+        update_masks(_map_of(THRESHOLDED)[0], PlantedCRF(EMPTY), 0.4, None, others_present=True)
+
+
+@given(a=hnp.arrays(np.bool_, (3, 5)), b=hnp.arrays(np.bool_, (3, 5)))
+def test_iou_is_symmetric_and_one_only_for_equal_masks(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> None:
+    assert iou(a, b) == iou(b, a)
+    assert (iou(a, b) == 1.0) == np.array_equal(a, b)
+    assert 0.0 <= iou(a, b) <= 1.0
+
+
+def test_iou_of_hand_made_masks_is_a_third() -> None:
+    assert iou(np.array([True, True, False]), np.array([False, True, True])) == pytest.approx(1 / 3)
+
+
+def test_iou_of_two_empty_masks_is_one() -> None:
+    assert iou(np.zeros((2, 2), dtype=np.bool_), np.zeros((2, 2), dtype=np.bool_)) == 1.0
+
+
+def test_iou_of_masks_of_different_shapes_is_refused_naming_both() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
+        iou(np.zeros((2, 3), dtype=np.bool_), np.zeros((3, 2), dtype=np.bool_))
