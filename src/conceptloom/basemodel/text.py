@@ -18,7 +18,7 @@ class TextConfig:
     """Shape of the text encoder; ``max_tokens`` counts begin and end."""
 
     width: int = 192
-    layers: int = 4
+    layers: int = 3
     heads: int = 6
     max_tokens: int = 32
 
