@@ -131,6 +131,14 @@ class LearnConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fixed_masks_are_never_updated(self) -> LearnConfig:
+        if self.method in ("gt", "fixed") and self.mask_update_every is not None:
+            raise ValueError(
+                f"method '{self.method}' never updates its masks: leave mask_update_every out, or use method 'paper'"
+            )
+        return self
+
     @property
     def trains_weights(self) -> bool:
         """Whether any weight of the base model moves, in the loop or after it."""

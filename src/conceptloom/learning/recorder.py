@@ -52,7 +52,7 @@ from conceptloom.pictures import (
 )
 from conceptloom.runs import append_jsonl, write_text_atomic
 
-METRICS, PREVIEWS, PAGE = "metrics.jsonl", "previews", "index.html"
+METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard", "index.html"
 SNAPSHOTS = 4
 """Mask overlays between start and end that the page shows of each picture."""
 
@@ -103,7 +103,7 @@ class Recorder:
 
         `Finished` is yielded when the concept set and its page are complete in the output folder.
         """
-        scalars = open_tensorboard(self._folder / "tensorboard") if self._request.config.tensorboard else None
+        scalars = open_tensorboard(self._folder / TENSORBOARD) if self._request.config.tensorboard else None
         clock = time.perf_counter()
         fresh = not self._resume
         with closing(events):
@@ -111,15 +111,14 @@ class Recorder:
                 if fresh:
                     self._forget_after("prior", 0)
                     fresh = False
-                now = time.perf_counter()
-                self._write(event, now - clock)
                 if scalars is not None and isinstance(event, StepDone):
                     for name, value in event.losses.items():
                         scalars.add_scalar(f"{event.stage}/{name}", value, event.step)
-                clock = time.perf_counter() if not isinstance(event, Finished) else now
+                if scalars is not None and isinstance(event, Finished):
+                    scalars.close()
+                self._write(event, time.perf_counter() - clock)
+                clock = time.perf_counter()
                 yield event
-        if scalars is not None:
-            scalars.close()
 
     def _write(self, event: Progress, seconds: float) -> None:
         where: dict[str, Any] = {"stage": event.stage, "step": event.step}
@@ -175,7 +174,7 @@ class Recorder:
 
     def _save(self, learned: ConceptSet) -> None:
         extras: dict[str, bytes | Path] = {PAGE: self._page(learned).encode()}
-        for name in (METRICS, PREVIEWS):
+        for name in (METRICS, PREVIEWS, TENSORBOARD):
             if (self._folder / name).exists():
                 extras[name] = self._folder / name
         learned.save(self._out, extras)

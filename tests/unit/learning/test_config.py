@@ -81,6 +81,7 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
         ({"train": "everything"}, "'train'"),
         ({"e_step_timesteps": "some"}, "'e_step_timesteps'"),
         ({"e_step_timesteps": 0}, "'e_step_timesteps'"),
+        ({"method": "gt", "mask_update_every": 20}, "never updates its masks"),
         ({"e_step_source": "running_average"}, "set e_step_timesteps to 'own'"),
     ],
 )

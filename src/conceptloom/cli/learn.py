@@ -1,0 +1,323 @@
+"""`conceptloom learn`: pictures and words in, a concept set out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conceptloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conceptloom.learning import Estimate, LearnJob
+
+
+class MethodChoice(StrEnum):
+    """Where the masks come from."""
+
+    gt = "gt"
+    fixed = "fixed"
+    paper = "paper"
+    literal = "literal"
+
+
+class DeviceChoice(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class DtypeChoice(StrEnum):
+    """Precision of the U-Net."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("learn")(learn)
+
+
+def learn(
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...",
+            help="Picture files, or folders with img.jpg, mask0.png, mask1.png, ... (masks in the order of --concept)."
+            " Options below name a picture by its file name without extension.",
+        ),
+    ],
+    concept: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[=WORD]", help="A concept to learn as <NAME>; WORD is its rough class. Repeat."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="SET",
+            help="Folder of the concept set. A set that is there already is learned further:"
+            " concepts named here go on or are added, the others stay as they are.",
+        ),
+    ],
+    contains: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--in", metavar="PICTURE=NAME,NAME", help="Which concepts a picture contains; else all."
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE:NAME=FILE", help="Mask of a concept in a picture, white = concept (method gt)."
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE=TEXT", help='Your own words for a picture: "cat=<cat> asleep near <plant>".'
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=background|pattern", help="A concept that is no subject."),
+    ] = None,
+    method: Annotated[
+        MethodChoice | None,
+        typer.Option(help="gt: your masks; fixed: found once; paper: found again and again (default)."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of every random draw; 0 unless given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that stopped; repeat its command.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON, TOML or YAML with any setting; options given here win."),
+    ] = None,
+    base_model: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
+    ] = "builtin",
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
+    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")] = DtypeChoice.auto,
+    preview_every: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Steps between mask previews and sample images; 0 draws none."),
+    ] = None,
+) -> None:
+    """Learn concepts from pictures without masks, for use together in new pictures.
+
+    conceptloom learn garden.jpg --concept cat=cat --concept plant=plant --out set
+
+    While it learns, previews, metrics and checkpoints lie in SET.learning.
+    Ctrl-C finishes the step, writes a checkpoint and exits with 130 (143 on
+    SIGTERM); --resume then goes on as if it had not stopped.
+    """
+    from conceptloom.learning import estimate, prepare_job, read_config_file
+
+    overrides: dict[str, Any] = {} if config is None else read_config_file(config)
+    given = {"method": None if method is None else method.value, "seed": seed, "preview_every": preview_every}
+    overrides.update({key: value for key, value in given.items() if value is not None})
+    job = prepare_job(
+        pictures,
+        parse_concepts(concept),
+        out,
+        contains={picture: names.split(",") for picture, names in parse_pairs("--in", contains).items()},
+        prompts=parse_pairs("--prompt", prompt),
+        masks=parse_masks(mask),
+        kinds=parse_kinds(kind),
+        base_model=base_model,
+        overrides=overrides,
+        device=device.value,
+        dtype=dtype.value,
+    )
+    _announce(job, expected := estimate(job.request, job.backbone))
+    _follow(job, expected, resume=resume)
+    typer.echo(f"done: {out} (look at {out / 'index.html'})")
+
+
+def parse_concepts(options: Sequence[str]) -> dict[str, str | None]:
+    """Initializer word by name from `NAME[=WORD]`."""
+    concepts: dict[str, str | None] = {}
+    for option in options:
+        name, equals, word = option.partition("=")
+        if name in concepts:
+            raise ConfigError(f"--concept {name} is given twice: give each concept a name of its own")
+        concepts[name] = word if equals else None
+    return concepts
+
+
+def parse_pairs(flag: str, options: Sequence[str] | None) -> dict[str, str]:
+    """`KEY=VALUE` options by key; raises `ConfigError` where the = is missing or a key comes twice."""
+    pairs: dict[str, str] = {}
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"{flag} {option}: expected an = with something on both sides")
+        if key in pairs:
+            raise ConfigError(f"{flag} {key} is given twice: say it once")
+        pairs[key] = value
+    return pairs
+
+
+def parse_masks(options: Sequence[str] | None) -> dict[tuple[str, str], Path]:
+    """Mask file by (picture, concept) from `PICTURE:NAME=FILE`."""
+    masks = {}
+    for key, file in parse_pairs("--mask", options).items():
+        picture, colon, name = key.rpartition(":")
+        if not colon:
+            raise ConfigError(f"--mask {key}={file}: expected PICTURE:NAME=FILE")
+        masks[picture, name] = Path(file)
+    return masks
+
+
+def parse_kinds(options: Sequence[str] | None) -> dict[str, Any]:
+    """Kind by concept name."""
+    kinds = parse_pairs("--kind", options)
+    for name, kind in kinds.items():
+        if kind not in ("subject", "background", "pattern"):
+            raise ConfigError(f"--kind {name}={kind}: expected subject, background or pattern")
+    return kinds
+
+
+def _announce(job: LearnJob, expected: Estimate) -> None:
+    request = job.request
+    if request.start is not None:
+        known = {concept.name for concept in request.start.concepts}
+        further = [concept.placeholder_token for concept in request.concepts if concept.name in known]
+        added = [concept.placeholder_token for concept in request.concepts if concept.name not in known]
+        changes = [
+            f"{verb} {' '.join(tokens)}"
+            for verb, tokens in (("goes on with", further), ("adds", added))
+            if tokens
+        ]
+        typer.echo(f"{job.out} is a concept set already: this run {' and '.join(changes)}")
+    if request.config.method != "gt" and any(entry.picture.masks for entry in request.pictures):
+        typer.echo(f"the folder's masks are not used by method {request.config.method}")
+    backbone = job.backbone
+    typer.echo(
+        f"method {request.config.method} on {backbone.name}, {backbone.device.type},"
+        f" {str(backbone.dtype).removeprefix('torch.')}: about {_duration(expected.total_seconds)}"
+        f" and {expected.peak_bytes / 1e9:.1f} GB"
+    )
+
+
+def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
+    """Drive the run under a progress bar until it ends or a signal asks it to stop."""
+    from contextlib import closing
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as ProgressBar
+
+    from conceptloom.learning import (
+        CheckpointSaved,
+        DriftMeasured,
+        MasksUpdated,
+        Resumed,
+        StepDone,
+        run_folder,
+    )
+
+    start = time.perf_counter()
+    skipped_seconds = 0.0
+    collapsed: dict[str, tuple[str, ...]] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TextColumn("{task.fields[left]}"),
+    )
+    bar = ProgressBar(*columns)
+    with _stop_signal() as signals, bar, closing(job.events(resume=resume)) as events:
+        task = bar.add_task("preparing", total=None, losses="", left="")
+        for event in events:
+            elapsed = time.perf_counter() - start + skipped_seconds
+            left = f"{_duration(expected.remaining_seconds(event, elapsed))} left"
+            bar.update(
+                task,
+                description=_STAGE_NAMES[event.stage],
+                completed=event.step,
+                total=event.total,
+                left=left,
+            )
+            if isinstance(event, StepDone):
+                losses = "  ".join(
+                    f"{name} {value:.4f}" for name, value in event.losses.items() if name != "loss"
+                )
+                bar.update(task, losses=losses)
+            elif isinstance(event, MasksUpdated):
+                if event.collapsed and event.collapsed != collapsed.get(event.picture):
+                    where = f"{event.picture} at {event.stage} step {event.step}"
+                    names = ", ".join(event.collapsed)
+                    bar.console.print(f"masks collapsed in {where}: {names}", highlight=False)
+                collapsed[event.picture] = event.collapsed
+            elif isinstance(event, Resumed):
+                skipped_seconds = expected.total_seconds - expected.remaining_seconds(event, 0.0)
+                for reason in event.skipped:
+                    bar.console.print(reason, highlight=False)
+                bar.console.print(f"going on after {event.stage} step {event.step}", highlight=False)
+            elif isinstance(event, DriftMeasured):
+                drift = f"{event.before:.4f} before, {event.after:.4f} after"
+                bar.console.print(f"denoising loss on other nouns: {drift}", highlight=False)
+            if signals and not isinstance(event, CheckpointSaved):
+                events.close()
+                bar.stop()
+                typer.echo(
+                    f"stopped after {event.stage} step {event.step}, see {run_folder(job.out)}: --resume goes on"
+                )
+                raise typer.Exit(128 + signals[0])
+
+
+_STAGE_NAMES = {
+    "prior": "the model's own images",
+    "tokens": "stage 1: tokens",
+    "masks": "stage 2: masks",
+    "em": "stage 3: EM",
+    "joint": "stage 4: joint",
+}
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM instead of acting on it; the second acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

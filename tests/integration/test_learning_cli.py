@@ -1,0 +1,292 @@
+"""`conceptloom learn` and `conceptloom.learning.learn`, from files to a concept set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from conceptloom.backbone import Backbone
+from conceptloom.cli import learn as verb
+from conceptloom.concepts import ConceptSet
+from conceptloom.errors import ConfigError, PictureError, RunError
+from conceptloom.learning import (
+    Finished,
+    Progress,
+    SamplesDrawn,
+    StepDone,
+    estimate,
+    learn,
+    prepare_job,
+    run_folder,
+)
+from conceptloom.pictures import load_picture, write_png
+
+SHORT: dict[str, Any] = {
+    "em_steps": 4,
+    "joint_steps": 2,
+    "batch_size": 2,
+    "token_lr": 0.01,
+    "initial_timesteps": 2,
+    "e_step_timesteps": 2,
+    "prior_images": 2,
+    "sample_steps": 1,
+    "preview_every": 2,
+    "train": "lora",
+    "crf": {"iterations": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures and a configuration in the working folder."""
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path_factory.getbasetemp() / "learning-cache"))
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("yard", "park")):
+        pixels = np.random.default_rng(seed).integers(90, 130, (70, 90, 3), dtype=np.uint8)
+        pixels[10:40, 20:50] = (220, 60, 40)
+        write_png(tmp_path / f"{name}.png", pixels)
+    Path("short.json").write_text(json.dumps(SHORT))
+    Path("updated.json").write_text(json.dumps({**SHORT, "mask_update_every": 2}))
+
+
+@pytest.fixture
+def invoke(tiny_folder: Path) -> Callable[..., Result]:
+    """Run the verb on the tiny model."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    verb.register(app)
+
+    def call(*arguments: str, config: str = "updated.json") -> Result:
+        fixed = [
+            "--base-model",
+            str(tiny_folder),
+            "--config",
+            config,
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+        ]
+        return CliRunner().invoke(app, [*arguments, *fixed])
+
+    return call
+
+
+TWO = (
+    "yard.png",
+    "park.png",
+    "--concept",
+    "cat=cat",
+    "--concept",
+    "beach=beach",
+    "--kind",
+    "beach=background",
+)
+
+
+def test_a_command_writes_a_set_with_masks_metrics_previews_and_page(invoke: Callable[..., Result]) -> None:
+    result = invoke(
+        *TWO, "--prompt", "park=a photo of <cat> asleep on the <beach>", "--seed", "3", "--out", "set"
+    )
+    assert result.exit_code == 0, result.output
+    learned = ConceptSet.load("set")
+    assert [(concept.name, concept.kind, concept.initializer) for concept in learned.concepts] == [
+        ("cat", "subject", "cat"),
+        ("beach", "background", "beach"),
+    ]
+    assert learned.config["seed"] == 3
+    assert learned.masks["yard", "cat"].shape == (70, 90)
+    assert learned.thumbnails.keys() == {"cat", "beach"}
+    lines = [json.loads(line) for line in Path("set/metrics.jsonl").read_text().splitlines()]
+    steps = [(line["stage"], line["step"]) for line in lines if "loss" in line]
+    assert steps == [*(("em", step) for step in range(1, 5)), ("joint", 1), ("joint", 2)]
+    assert sum("area" in line for line in lines) == 6  # stage 2 and two E-steps, two pictures each
+    previews = sorted(path.name for path in Path("set/previews").glob("masks/yard/*.png"))
+    assert previews == ["em-000002.png", "em-000004.png", "masks-000001.png"]
+    assert load_picture("set/previews/samples/joint-000002.png").pixels.std() > 0
+    assert not run_folder(Path("set")).exists()
+    assert "index.html" in result.output
+
+
+def test_the_page_is_self_contained_and_shows_every_picture_from_start_to_end(
+    invoke: Callable[..., Result],
+) -> None:
+    assert invoke(*TWO, "--out", "set").exit_code == 0
+    page = Path("set/index.html").read_text()
+    assert not re.search(r"(src|href)='(?!data:)", page)
+    assert "http" not in page
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    story = ["picture", "start", "EM step 2", "learned masks"]
+    assert captions[:8] == story * 2
+    assert page.count("<polyline class=mean") == 3
+
+
+def test_an_interrupted_command_goes_on_to_the_same_set(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(*TWO, "--out", "whole").exit_code == 0
+    with monkeypatch.context() as patch:
+        original = verb._duration
+
+        def interrupt(seconds: float) -> str:
+            if len(list(Path().glob("set.learning/metrics.jsonl"))):
+                lines = Path("set.learning/metrics.jsonl").read_text().splitlines()
+                if json.loads(lines[-1])["stage"] == "em" and json.loads(lines[-1])["step"] == 3:
+                    os.kill(os.getpid(), signal.SIGINT)
+            return original(seconds)
+
+        patch.setattr(verb, "_duration", interrupt)
+        stopped = invoke(*TWO, "--out", "set")
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.output
+    assert not Path("set").exists()
+    refused = invoke(*TWO, "--out", "set")
+    assert isinstance(refused.exception, RunError)
+    resumed = invoke(*TWO, "--resume", "--out", "set")
+    assert resumed.exit_code == 0, resumed.output
+    whole, learned = ConceptSet.load("whole"), ConceptSet.load("set")
+    assert torch.equal(whole.rows(), learned.rows())
+    for key, mask in whole.masks.items():
+        np.testing.assert_array_equal(mask, learned.masks[key])
+    metrics = [
+        [
+            (line["stage"], line["step"], line.get("loss"))
+            for line in map(json.loads, path.read_text().splitlines())
+        ]
+        for path in (Path("whole/metrics.jsonl"), Path("set/metrics.jsonl"))
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def test_break_a_scenes_layout_gives_gt_its_masks(invoke: Callable[..., Result]) -> None:
+    folder = Path("scene")
+    folder.mkdir()
+    Path("yard.png").rename(folder / "img.jpg")  # told by its content
+    masks = np.zeros((2, 70, 90), dtype=bool)
+    masks[0, 10:40, 20:50], masks[1, 45:65, 15:75] = True, True
+    for index, mask in enumerate(masks):
+        write_png(folder / f"mask{index}.png", mask)
+    result = invoke(
+        "scene",
+        "--concept",
+        "cat=cat",
+        "--concept",
+        "mat",
+        "--method",
+        "gt",
+        "--out",
+        "set",
+        config="short.json",
+    )
+    assert result.exit_code == 0, result.output
+    learned = ConceptSet.load("set")
+    for name, mask in zip(("cat", "mat"), masks, strict=True):
+        assert (learned.masks["scene", name] != mask).mean() < 0.02
+
+
+def test_a_mask_option_gives_gt_its_mask(invoke: Callable[..., Result]) -> None:
+    mask = np.zeros((70, 90), dtype=bool)
+    mask[10:40, 20:50] = True
+    write_png("mask.png", mask)
+    arguments = ("yard.png", "--concept", "cat=cat", "--mask", "yard:cat=mask.png", "--out", "set")
+    assert isinstance(invoke(*arguments).exception, ConfigError)
+    assert invoke(*arguments, "--method", "gt", config="short.json").exit_code == 0
+    assert (ConceptSet.load("set").masks["yard", "cat"] != mask).mean() < 0.02
+
+
+def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) -> None:
+    assert invoke("yard.png", "--concept", "cat=cat", "--out", "set").exit_code == 0
+    before = ConceptSet.load("set")
+    result = invoke("park.png", "--concept", "bird=bird", "--out", "set")
+    assert result.exit_code == 0, result.output
+    assert "adds <bird>" in result.output
+    after = ConceptSet.load("set")
+    assert [concept.name for concept in after.concepts] == ["cat", "bird"]
+    assert torch.equal(before.embeddings["cat"], after.embeddings["cat"])
+    assert after.masks.keys() == {("yard", "cat"), ("park", "bird")}
+    assert after.provenance["learned_further_from"]["provenance"] == before.provenance
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("yard.png", "yard.png", "--concept", "cat"), PictureError, "two pictures are called 'yard'"),
+        (("yard.png", "--concept", "cat", "--concept", "cat=dog"), ConfigError, "cat is given twice"),
+        (("yard.png", "--concept", "cat", "--in", "yard"), ConfigError, "--in yard"),
+        (("yard.png", "--concept", "cat", "--kind", "cat=animal"), ConfigError, "--kind cat=animal"),
+        (("yard.png", "--concept", "cat", "--method", "fixed"), ConfigError, "never updates its masks"),
+        (
+            ("yard.png", "--concept", "cat", "--mask", "yard:cat=yard.png"),
+            ConfigError,
+            "method paper does not use them",
+        ),
+        (("yard.png", "--concept", "cat", "--mask", "cat=yard.png"), ConfigError, "PICTURE:NAME=FILE"),
+        (("yard.png", "--concept", "cat", "--resume"), RunError, "nothing to resume"),
+        (("none.png", "--concept", "cat"), PictureError, "none.png"),
+    ],
+)
+def test_a_wrong_command_is_refused_in_one_line_and_writes_nothing(
+    arguments: tuple[str, ...], error: type[Exception], message: str, invoke: Callable[..., Result]
+) -> None:
+    result = invoke(*arguments, "--out", "set")
+    assert isinstance(result.exception, error), result.output
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not Path("set").exists()
+
+
+def test_a_folder_that_is_no_set_is_not_written_into(invoke: Callable[..., Result]) -> None:
+    Path("notes").mkdir()
+    Path("notes/todo.txt").write_text("mine")
+    result = invoke("yard.png", "--concept", "cat", "--out", "notes")
+    assert result.exit_code != 0
+    assert [path.name for path in Path("notes").iterdir()] == ["todo.txt"]
+
+
+def test_the_python_call_returns_the_written_set_and_reports_progress(tiny_backbone: Backbone) -> None:
+    events: list[Progress] = []
+    learned = learn(
+        ["yard.png", load_picture("park.png")],
+        {"cat": "cat"},
+        "set",
+        base_model=tiny_backbone,
+        config={**SHORT, "train": "tokens"},
+        on_progress=events.append,
+    )
+    assert torch.equal(ConceptSet.load("set").rows(), learned.rows())
+    assert sum(isinstance(event, StepDone) for event in events) == 4
+    assert sum(isinstance(event, SamplesDrawn) for event in events) == 2
+    assert isinstance(events[-1], Finished)
+
+
+def test_losses_can_be_read_by_tensorboard(tiny_backbone: Backbone) -> None:
+    pytest.importorskip("tensorboard")
+    config = {**SHORT, "train": "tokens", "tensorboard": True}
+    learn(["yard.png"], {"cat": "cat"}, "set", base_model=tiny_backbone, config=config)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator("set/tensorboard")
+    accumulator.Reload()
+    assert [scalar.step for scalar in accumulator.Scalars("em/mask")] == [1, 2, 3, 4]
+
+
+def test_the_estimate_covers_every_stage_and_draws_nothing_of_the_run(tiny_backbone: Backbone) -> None:
+    job = prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model=tiny_backbone, overrides=SHORT)
+    expected = estimate(job.request, tiny_backbone)
+    assert expected.seconds.keys() == {"prior", "tokens", "masks", "em", "joint"}
+    assert all(expected.seconds[stage] > 0 for stage in ("masks", "em", "joint"))
+    assert 1e8 < expected.peak_bytes < 1e11
+    first = next(event for event in job.events() if isinstance(event, StepDone))
+    halfway = expected.remaining_seconds(first, 1.0)
+    assert 0 < halfway < 100
