@@ -40,7 +40,7 @@ def info(
     from conceptloom.concepts import ConceptSet
 
     loaded = ConceptSet.load(concept_set)
-    description = describe(loaded, concept_set)
+    description = describe(loaded, loaded.folder or concept_set)
     if as_json:
         typer.echo(json.dumps(description, indent=2))
     else:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conceptloom.backbone import Backbone, load_backbone, tokenize
+from conceptloom.backbone.loading import BUILTIN
 from conceptloom.concepts import ConceptSet
+from conceptloom.errors import ConceptSetError
 from conceptloom.generation.files import image_names, require_free, save_images
 from conceptloom.generation.images import GeneratedImage, OnStep, check_request, generate_images
 from conceptloom.generation.settings import SampleSettings, resolve_settings
@@ -53,7 +55,7 @@ def generate(
     *,
     num: int = 1,
     seed: int = 0,
-    base_model: str | Path | Backbone = "builtin",
+    base_model: str | Path | Backbone = BUILTIN,
     device: str = "auto",
     dtype: str = "auto",
     guidance_scale: float | None = None,
@@ -113,7 +115,7 @@ def prepare_job(
     *,
     num: int = 1,
     seed: int = 0,
-    base_model: str | Path | Backbone = "builtin",
+    base_model: str | Path | Backbone = BUILTIN,
     device: str = "auto",
     dtype: str = "auto",
     guidance_scale: float | None = None,
@@ -139,6 +141,11 @@ def prepare_job(
     )
     if out is not None:
         require_free(Path(out), image_names(prompts, seed, num))
+    if base_model == BUILTIN and concept_set.base.version is None and concept_set.base.name != BUILTIN:
+        raise ConceptSetError(
+            f"the set was learned on '{concept_set.base.name}', not on the built-in model:"
+            " name the folder of that base model too"
+        )
     backbone = base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
     concept_set.check_base(backbone)
     return GenerateJob(backbone, concept_set, prompts, num, seed, settings)

@@ -27,6 +27,9 @@ from conceptloom.generation.prompts import check_prompt
 from conceptloom.generation.settings import SampleSettings, resolve_settings
 from conceptloom.runs import provenance
 
+MAX_IMAGES = 10_000
+"""Per prompt and call."""
+
 OnStep = Callable[[int, int], None]
 """Called with (denoising steps done, denoising steps in all), both summed over the images asked for."""
 
@@ -97,8 +100,8 @@ def check_request(concept_set: ConceptSet, prompts: Sequence[str], num: int, see
         raise PromptError("no prompt is given: write one that names a concept as <name>")
     for prompt in prompts:
         check_prompt(prompt, concept_set.placeholders)
-    if num < 1:
-        raise ConfigError(f"the number of images is {num}: choose 1 or more")
+    if not 1 <= num <= MAX_IMAGES:
+        raise ConfigError(f"the number of images is {num}: choose 1 to {MAX_IMAGES}")
     if seed < 0:
         raise ConfigError(f"the seed is {seed}: choose 0 or more")
 

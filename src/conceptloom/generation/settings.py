@@ -21,7 +21,7 @@ class SampleSettings:
         negative_prompt: what to lead away from; it may name concepts.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number out of range, or a negative prompt that could do nothing.
     """
 
     guidance_scale: float
@@ -33,6 +33,10 @@ class SampleSettings:
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 1):
             raise ConfigError(
                 f"the guidance scale is {self.guidance_scale:g}: choose 1 (no guidance) or more"
+            )
+        if self.negative_prompt and self.guidance_scale == 1:
+            raise ConfigError(
+                "a negative prompt does nothing at guidance scale 1: raise that or leave it out"
             )
         if self.num_inference_steps < 1:
             raise ConfigError(f"the number of steps is {self.num_inference_steps}: choose 1 or more")

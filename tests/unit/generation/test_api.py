@@ -87,6 +87,7 @@ def test_nothing_is_written_unless_asked(
         ({"batch_size": 0}, ConfigError),
         ({"concept_set": "no-such-set"}, ConceptSetError),
         ({"out": __file__}, RunError),
+        ({"base_model": "builtin"}, ConceptSetError),
         ({}, BaseModelError),
     ],
 )

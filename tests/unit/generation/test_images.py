@@ -211,6 +211,7 @@ def test_provenance_tells_two_sets_apart_by_rows_and_by_weights(fresh_backbone: 
         (["word " * 40 + "<car>"], {}, PromptError, "<car> stands beyond"),
         (["<car>"], {"settings": replace(SETTINGS, negative_prompt="<dog>")}, PromptError, "<dog>"),
         (["<car>"], {"num": 0}, ConfigError, "number of images is 0"),
+        (["<car>"], {"num": 10**9}, ConfigError, "choose 1 to 10000"),
         (["<car>"], {"seed": -1}, ConfigError, "seed is -1"),
         (["<car>"], {"settings": replace(SETTINGS, num_inference_steps=1001)}, ConfigError, "1001"),
     ],

@@ -37,3 +37,8 @@ def test_what_is_given_stands_over_the_defaults_one_by_one() -> None:
 def test_a_number_out_of_range_is_refused_naming_it(given: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"is {next(iter(given.values())):g}: choose 1"):
         resolve_settings(None, **given)  # type: ignore[arg-type]
+
+
+def test_a_negative_prompt_without_guidance_is_refused_because_it_would_do_nothing() -> None:
+    with pytest.raises(ConfigError, match="does nothing at guidance scale 1"):
+        resolve_settings(None, guidance_scale=1.0, negative_prompt="snow")
