@@ -22,6 +22,9 @@ from conceptloom.learning.draws import Draw
 from conceptloom.learning.example import LearningExample, MaskGrids
 from conceptloom.seeding import noise
 
+CELLS_PER_PASS = 65536
+"""Latent cells in one gradient-free pass: the built-in model does any E-step at once, a 64x64 grid 16 at a time."""
+
 ATTENTION_LOSS_SIDE = 16
 """Eq. 4 acts on the 16x16 maps of the down and up blocks; a model without them uses the side nearest to 16."""
 
@@ -106,7 +109,7 @@ class Material:
         latents, noises = [], []
         for draw in draws:
             latents.append(
-                moments_of(self.examples[draw.picture].moments, draw.flip).sample(
+                moments_of(self.examples[draw.picture].moments, int(draw.flip)).sample(
                     noise((1, *shape), self.seed, "latents", *draw.key).to(backbone.device)
                 )
             )
@@ -134,9 +137,14 @@ class Material:
         )
 
 
-def moments_of(moments: Moments, flip: bool) -> Moments:
-    """The plain or the mirrored entry of an example's moments, batch 1."""
-    index = int(flip)
+def passes_at_once(backbone: Backbone) -> int:
+    """How many latents go through the U-Net together where no gradient is kept."""
+    _, h, w = backbone.latent_shape
+    return max(1, CELLS_PER_PASS // (h * w))
+
+
+def moments_of(moments: Moments, index: int) -> Moments:
+    """One entry of a batch of moments; of an example's, 0 is plain and 1 mirrored."""
     return Moments(moments.mean[index : index + 1], moments.std[index : index + 1])
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from conceptloom.concepts.concept import MAX_VECTORS
 from conceptloom.errors import ConfigError
 from conceptloom.masks import CRFConfig
 
@@ -62,7 +63,7 @@ class LearnConfig(BaseModel):
     """Start of the placeholder rows; a concept without an initializer word starts from "random"."""
     inversion_steps: int = Field(100, ge=1, le=MAX_STEPS)
     """Steps of Eq. 1 without masks, taken when `initializer` is "inversion"."""
-    num_vectors: int = Field(1, ge=1, le=16)
+    num_vectors: int = Field(1, ge=1, le=MAX_VECTORS)
     """Embedding rows per new concept."""
 
     # Stage 2: masks

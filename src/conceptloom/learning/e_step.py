@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 from conceptloom.backbone import encode_prompts, record_attention
-from conceptloom.learning.batches import Material, moments_of
+from conceptloom.learning.batches import Material, moments_of, passes_at_once
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
 from conceptloom.learning.example import LearningExample
 from conceptloom.learning.objective import average_layers
 from conceptloom.masks import MaskUpdate, iou, update_masks
 from conceptloom.seeding import noise, numpy_generator
-
-CELLS_PER_PASS = 65536
-"""Latent cells in one gradient-free pass: the built-in model does any E-step at once, a 64x64 grid 16 at a time."""
 
 SAME_MASK_IOU = 0.95
 """Above it two concepts' masks count as the same one."""
@@ -165,10 +162,10 @@ def _mean_maps(
     hidden_states = encode_prompts(backbone, prompts.distinct, rows)
     count, (channels, h, w) = len(timesteps), backbone.latent_shape
     drawn = noise((2, count, channels, h, w), material.seed, *key, "noise").to(backbone.device)
-    plain = moments_of(example.moments, flip=False)
+    plain = moments_of(example.moments, 0)
     total = torch.zeros(len(tokens), h, w, device=backbone.device)
     times = torch.tensor(timesteps, device=backbone.device)
-    for chunk in torch.arange(count, device=backbone.device).split(max(1, CELLS_PER_PASS // (h * w))):
+    for chunk in torch.arange(count, device=backbone.device).split(passes_at_once(backbone)):
         latents = plain.sample(drawn[0, chunk])
         noisy_latents = backbone.add_noise(latents, drawn[1, chunk], times[chunk])
         selector = prompts.selector[chunk]

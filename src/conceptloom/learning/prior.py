@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from conceptloom.backbone import Backbone, Moments, tokenize
-from conceptloom.learning.batches import Batch, Prompts
+from conceptloom.learning.batches import Batch, Prompts, moments_of, passes_at_once
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Source, draw_batch
 from conceptloom.learning.losses import denoising_loss
@@ -70,8 +70,9 @@ def own_images(
     groups = _groups(counts)
     examples = []
     for done, (prompt, group) in enumerate(groups):
-        for image in _cached_group(backbone, prompt, group, config)[: counts[prompt] - group * GROUP]:
-            examples.append(PriorExample(backbone.encode_moments(image[None]), prompt))
+        moments = backbone.encode_moments(_cached_group(backbone, prompt, group, config))
+        for index in range(min(GROUP, counts[prompt] - group * GROUP)):
+            examples.append(PriorExample(moments_of(moments, index), prompt))
         yield Progress("prior", done + 1, len(groups))
     return tuple(examples)
 
@@ -130,16 +131,22 @@ def plain_prompts(backbone: Backbone, texts: Sequence[str]) -> Prompts:
 @torch.no_grad()
 def prior_loss(backbone: Backbone, examples: Sequence[PriorExample]) -> float:
     """Eq. 1 on `examples`, the same noise at every call: its growth over a run is the run's drift."""
+    shape = (DRIFT_TIMESTEPS, *backbone.latent_shape)
+    spaced = torch.linspace(0.1, 0.9, DRIFT_TIMESTEPS) * backbone.num_train_timesteps
+    timesteps = spaced.long().to(backbone.device).repeat(len(examples))  # (N * T,)
+    latents = torch.cat([example.moments.mean.expand(shape) for example in examples])
+    added = torch.cat([noise(shape, 0, "drift", index) for index in range(len(examples))]).to(backbone.device)
+    prompts = plain_prompts(
+        backbone, [example.prompt for example in examples for _ in range(DRIFT_TIMESTEPS)]
+    )
+    hidden_states = encode(backbone, prompts, None)
+    noisy_latents = backbone.add_noise(latents, added, timesteps)
+    target = backbone.target(latents, added, timesteps)
     losses = []
-    timesteps = torch.linspace(0.1, 0.9, DRIFT_TIMESTEPS) * backbone.num_train_timesteps
-    times = timesteps.long().to(backbone.device)
-    for index, example in enumerate(examples):
-        added = noise((DRIFT_TIMESTEPS, *backbone.latent_shape), 0, "drift", index).to(backbone.device)
-        latents = example.moments.sample(torch.zeros_like(added[:1])).expand_as(added)
-        hidden_states = encode(backbone, plain_prompts(backbone, [example.prompt] * DRIFT_TIMESTEPS), None)
-        prediction = backbone.predict(backbone.add_noise(latents, added, times), times, hidden_states)
-        losses.append(denoising_loss(prediction, backbone.target(latents, added, times)).mean())
-    return float(torch.stack(losses).mean())
+    for chunk in torch.arange(len(timesteps)).split(passes_at_once(backbone)):
+        prediction = backbone.predict(noisy_latents[chunk], timesteps[chunk], hidden_states[chunk])
+        losses.append(denoising_loss(prediction, target[chunk]))
+    return float(torch.cat(losses).mean())
 
 
 def _groups(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -241,12 +241,15 @@ class Recorder:
         config = self._request.config
         every = "never" if config.mask_update_every is None else f"every {config.mask_update_every} steps"
         rescues = sum(sum(counts.values()) for counts in learned.provenance["rescues"].values())
+        joint = "none"
+        if config.train != "tokens":
+            joint = f"{config.joint_steps} steps at rate {config.joint_lr:g}, training {config.train}"
         facts = {
             "method": config.method,
             "base model": learned.base.name,
             "masks updated": every,
             "EM": f"{config.em_steps} steps of batch {config.batch_size} at rate {config.token_lr:g}",
-            "joint": f"{config.joint_steps} steps at rate {config.joint_lr:g}, training {config.train}",
+            "joint": joint,
             "seed": str(config.seed),
             "refused mask updates": str(rescues),
             "time": f"{seconds / 60:.1f} minutes",

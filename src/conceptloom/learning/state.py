@@ -34,6 +34,8 @@ class LearningState:
         self.grids: list[MaskGrids] = []
         self.averages: RunningAverages | None = None
         self.rescues: dict[str, dict[str, int]] = {}
+        self.loss_on_others: float | None = None
+        """Denoising loss on images of other nouns before any weight moved."""
         self.descents: dict[str, Descent] = {}
         self._stage: Stage = "tokens"
         self._stored_stage: Stage | None = None
@@ -69,7 +71,12 @@ class LearningState:
             for name, arrays in vars(self.averages).items():
                 for picture, array in enumerate(arrays):
                     tensors[f"averages.{name}.{picture}"] = torch.from_numpy(array.copy())
-        state = {"stage": self._stage, "done": self.done, "rescues": self.rescues}
+        state = {
+            "stage": self._stage,
+            "done": self.done,
+            "rescues": self.rescues,
+            "loss_on_others": self.loss_on_others,
+        }
         return Checkpoint(sum(self.done.values()), tensors, state, description)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -78,6 +85,7 @@ class LearningState:
         self.rows.data.copy_(tensors["rows"])
         self._stage = self._stored_stage = state["stage"]
         self.done = {stage: int(state["done"][stage]) for stage in LEARNING_STAGES}
+        self.loss_on_others = state["loss_on_others"]
         self.rescues = {picture: dict(counts) for picture, counts in state["rescues"].items()}
         for key, value in _under("descent", tensors).items():
             name, _, inner = key.partition(".")

@@ -103,11 +103,12 @@ def run(
         prior = tuple(image for image in images if image.prompt in class_prompts(words))
         delta = None if request.start is None else request.start.weights
         with trained_weights(backbone, config, delta) as weights:
-            before = prior_loss(backbone, others) if others else 0.0
             rows = starting_rows(backbone, request.concepts, config, request.start)
             state = LearningState(rows, weights, material.latent_side, material.loss_side)
             learner = _Learner(config, material, state, prior, folder / CHECKPOINTS, description)
-            if found.checkpoint is not None:
+            if found.checkpoint is None:
+                state.loss_on_others = prior_loss(backbone, others) if others else None
+            else:
                 state.restore(found.checkpoint)
                 yield Resumed(*learner.position(), skipped=found.skipped)
             try:
@@ -119,7 +120,8 @@ def run(
                 save_checkpoint(learner.checkpoints, state.checkpoint(description))
                 raise
             drift: dict[str, Any] = {}
-            if others:
+            before = state.loss_on_others
+            if before is not None:
                 nouns = tuple(dict.fromkeys(example.prompt for example in others))
                 drift = {"prompts": list(nouns), "before": before, "after": prior_loss(backbone, others)}
                 yield DriftMeasured(*learner.position(), prompts=nouns, before=before, after=drift["after"])

@@ -119,6 +119,16 @@ def test_each_distinct_prompt_is_encoded_once(material: Material) -> None:
     assert prompts.of_element.tolist() == [0, 1, 0, 2]
 
 
+def test_a_prompt_that_says_left_or_right_keeps_its_picture_unmirrored(
+    request_: LearnRequest, tiny_backbone: Backbone
+) -> None:
+    picture = request_.pictures[0].picture
+    for prompt, may_flip in (("a <cat> left of a <dog>", False), ("a <cat> above a <dog>", True)):
+        entry = LearningPicture(picture, ("cat", "dog"), prompt)
+        sided = LearnRequest((entry,), request_.concepts, request_.config)
+        assert prepare_material(sided, tiny_backbone).examples[0].source.may_flip is may_flip
+
+
 def test_a_placeholder_the_token_limit_cuts_off_stops_before_learning(
     request_: LearnRequest, tiny_backbone: Backbone
 ) -> None:

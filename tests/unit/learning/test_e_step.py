@@ -9,7 +9,7 @@ import torch
 
 from conceptloom.backbone import Backbone
 from conceptloom.concepts import Concept
-from conceptloom.learning import LearningPicture, LearnRequest, e_step, resolve_config
+from conceptloom.learning import LearningPicture, LearnRequest, batches, resolve_config
 from conceptloom.learning.draws import Draw
 from conceptloom.learning.e_step import (
     MeanMaps,
@@ -101,7 +101,7 @@ def test_chunks_of_timesteps_give_the_maps_of_one_pass(
     material = prepare_material(request_, tiny_backbone)
     rows = starting_rows(tiny_backbone, request_.concepts, request_.config)
     whole = initial_maps(material, rows, 0, request_.config)
-    monkeypatch.setattr(e_step, "CELLS_PER_PASS", 2 * 16 * 16)
+    monkeypatch.setattr(batches, "CELLS_PER_PASS", 2 * 16 * 16)
     np.testing.assert_allclose(initial_maps(material, rows, 0, request_.config).maps, whole.maps, rtol=1e-4)
 
 
