@@ -20,8 +20,8 @@ import torch
 from dev_scenes import two_subject_scene
 from torch import Tensor
 
-from conceptloom.backbone import Backbone, encode_prompts, load_backbone, random_rows, tokenize
-from conceptloom.learning import StepDone, build_request, family_of, resolve_config, run
+from conceptloom.backbone import Backbone, encode_prompts, family_of, load_backbone, random_rows, tokenize
+from conceptloom.learning import StepDone, build_request, resolve_config, run
 from conceptloom.learning.losses import denoising_loss
 from conceptloom.seeding import noise, torch_generator
 

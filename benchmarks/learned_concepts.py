@@ -25,10 +25,10 @@ from dev_scenes import ConceptScene, ResultLog, bootstrap, two_subject_scene
 from numpy.typing import NDArray
 from PIL import Image
 
-from conceptloom.backbone import Backbone, encode_prompts, load_backbone, sample, tokenize
+from conceptloom.backbone import Backbone, encode_prompts, family_of, load_backbone, sample, tokenize
 from conceptloom.generation import generate
 from conceptloom.judges.names import NameCheck
-from conceptloom.learning import Finished, build_request, family_of, resolve_config, run
+from conceptloom.learning import Finished, build_request, resolve_config, run
 from conceptloom.pictures import contact_sheet, write_png
 from conceptloom.scenes.sprites import load_sprites
 

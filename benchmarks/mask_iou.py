@@ -21,8 +21,8 @@ import torch
 from dev_scenes import ConceptScene, ResultLog, bootstrap, two_subject_scene
 from numpy.typing import NDArray
 
-from conceptloom.backbone import Backbone, load_backbone
-from conceptloom.learning import CRFSettings, MasksUpdated, build_request, family_of, resolve_config, run
+from conceptloom.backbone import Backbone, family_of, load_backbone
+from conceptloom.learning import CRFSettings, MasksUpdated, build_request, resolve_config, run
 from conceptloom.masks import DenseCRF, area_to_grid, iou, update_masks
 
 DISC_AREA = 0.09

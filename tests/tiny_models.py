@@ -11,12 +11,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from conceptloom.basemodel.text import whole_word_merges
 
 PICTURE_SIDE = 64
 LATENT_SHAPE = (4, 16, 16)
@@ -45,21 +43,9 @@ MODEL_INDEX = {
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE trained on `CORPUS`; every byte has a symbol, the two special tokens come last."""
-    trained = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    trained.normalizer = Lowercase()
-    trained.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    """Byte-level BPE that knows the words of `CORPUS`; every byte has a symbol, the two special tokens come last."""
     alphabet = sorted(ByteLevel.alphabet())
-    trainer = BpeTrainer(
-        vocab_size=700,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=[],
-        show_progress=False,
-    )
-    trained.train_from_iterator([word for line in CORPUS for word in line.replace(",", "").split()], trainer)
-    model = json.loads(trained.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
+    merges = whole_word_merges([word for line in CORPUS for word in line.replace(",", "").split()])
     symbols = [
         *alphabet,
         *(f"{byte}</w>" for byte in alphabet),

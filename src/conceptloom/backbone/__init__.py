@@ -22,8 +22,16 @@ from conceptloom.backbone.adapters import (
 )
 from conceptloom.backbone.attention import AttentionRecord, record_attention, selector_for
 from conceptloom.backbone.loading import load_backbone
-from conceptloom.backbone.model import Backbone, CrossAttentionLayer, ModelIdentity, Moments
+from conceptloom.backbone.model import (
+    Backbone,
+    CrossAttentionLayer,
+    Family,
+    ModelIdentity,
+    Moments,
+    family_of,
+)
 from conceptloom.backbone.prompts import (
+    PLACEHOLDER,
     TokenizedPrompt,
     encode_prompts,
     initial_rows,
@@ -35,10 +43,12 @@ from conceptloom.backbone.sampling import SampleKey, sample
 from conceptloom.backbone.schedule import NoiseSchedule
 
 __all__ = [
+    "PLACEHOLDER",
     "AttentionRecord",
     "Backbone",
     "CrossAttentionLayer",
     "DenseKind",
+    "Family",
     "ModelIdentity",
     "Moments",
     "NoiseSchedule",
@@ -50,6 +60,7 @@ __all__ = [
     "applied_weights",
     "apply_difference",
     "encode_prompts",
+    "family_of",
     "initial_rows",
     "load_backbone",
     "load_lora_state",

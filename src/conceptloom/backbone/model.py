@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 Place = Literal["down", "mid", "up"]
+Family = Literal["builtin", "sd"]
 
 DECODED_PIXELS_PER_PASS = 2**19
 """Pictures are encoded and decoded in chunks of so many pixels: two of 512 px take about 3 GB in float32."""
+
+
+def family_of(version: str | None) -> Family:
+    """Family whose presets a base model takes: "builtin" for our own versions, "sd" for every other model."""
+    return "builtin" if version is not None and version.startswith("builtin") else "sd"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ No mask, box or attention supervision of any kind: cross-attention must emerge, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,6 +37,7 @@ from conceptloom.basemodel.training import (
     unprefixed,
     warm_up,
 )
+from conceptloom.errors import DataError
 from conceptloom.scenes.captions import Mention, caption
 from conceptloom.seeding import numpy_generator, torch_generator
 
@@ -184,6 +187,12 @@ def build_denoiser(config: DenoiserConfig, words: Sequence[str], latent_channels
     return Denoiser(unet, text_encoder, tokenizer, build_scheduler(config.log_snr_shift))
 
 
+def vocabulary_hash(tokenizer: CLIPTokenizer) -> str:
+    """SHA-256 of every symbol with its id: weights mean nothing under another vocabulary."""
+    symbols = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(symbols.encode()).hexdigest()
+
+
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """Token ids (B, S), cut and padded to the model's length with the end token."""
     encoded = tokenizer(
@@ -224,12 +233,17 @@ def train_denoiser(
     modules = denoiser.modules().train()
     optimizer = build_optimizer(modules, config.muon_lr, config.adamw_lr, config.weight_decay)
     average = Averaged(modules, config.ema_decay)
+    vocabulary = vocabulary_hash(denoiser.tokenizer)
     step = 0
     if has_state(folder):
         tensors, meta = load_state(folder, optimizer)
         modules.load_state_dict(unprefixed("model", tensors))
         average.tensors = unprefixed("ema", tensors)
         step = int(str(meta["step"]))
+        if meta["vocabulary"] != vocabulary:
+            raise DataError(
+                "the training in the cache knows other words than the artwork here gives: rebuild both"
+            )
     fresh = max(1, config.batch_size // config.reuse)
     # After a resume the buffer starts with scenes not seen yet.
     next_scene = step * fresh + (config.buffer_scenes if step else 0)
@@ -259,7 +273,9 @@ def train_denoiser(
         due = finished or now - saved_at > save_every_sec
         if due:
             state = prefixed("model", modules.state_dict()) | prefixed("ema", average.tensors)
-            save_state(folder, state, optimizer, {"step": step, "config": asdict(config)})
+            save_state(
+                folder, state, optimizer, {"step": step, "vocabulary": vocabulary, "config": asdict(config)}
+            )
             saved_at = time.monotonic()
         if due or step % 50 == 0:
             rate = (step - first) * config.batch_size / (time.monotonic() - begun)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -29,17 +30,7 @@ def build_tokenizer(words: Sequence[str], max_tokens: int) -> CLIPTokenizer:
     Padding is the end token, as in Stable Diffusion.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=20_000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    learner.train_from_iterator(sorted(set(words)), trainer)
-    merges = _merges(learner)
+    merges = whole_word_merges(words)
     symbols = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys([*symbols, BEGIN, END]))}
     return CLIPTokenizer(
@@ -53,9 +44,32 @@ def build_tokenizer(words: Sequence[str], max_tokens: int) -> CLIPTokenizer:
     )
 
 
-def _merges(learner: Tokenizer) -> list[tuple[str, str]]:
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+def whole_word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges, most frequent pair first, until each of ``words`` is one symbol.
+
+    Ties go to the alphabet, so the same words give the same ids everywhere: the trainer of the tokenizers library
+    breaks ties by chance, and a vocabulary that moves between two processes would scramble a resumed training.
+    """
+    spelled = {word: [*word[:-1], f"{word[-1]}</w>"] for word in sorted(set(words))}
+    merges: list[tuple[str, str]] = []
+    while True:
+        counts = Counter(pair for symbols in spelled.values() for pair in pairwise(symbols))
+        if not counts:
+            return merges
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for word, symbols in spelled.items():
+            spelled[word] = _merged(symbols, best)
+
+
+def _merged(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    joined: list[str] = []
+    for symbol in symbols:
+        if joined and (joined[-1], symbol) == pair:
+            joined[-1] += symbol
+        else:
+            joined.append(symbol)
+    return joined
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, config: TextConfig, seed: int) -> CLIPTextModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
-from conceptloom.backbone.prompts import PLACEHOLDER
+from conceptloom.backbone import PLACEHOLDER
 from conceptloom.errors import PromptError
 
 

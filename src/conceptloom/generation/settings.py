@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from conceptloom.backbone import family_of
 from conceptloom.errors import ConfigError
 
 
@@ -68,6 +69,5 @@ def resolve_settings(
         "num_inference_steps": num_inference_steps,
         "batch_size": batch_size,
     }
-    family = "builtin" if version is not None and version.startswith("builtin") else "sd"
     changes = {name: value for name, value in given.items() if value is not None}
-    return replace(DEFAULTS[family], negative_prompt=negative_prompt, **changes)
+    return replace(DEFAULTS[family_of(version)], negative_prompt=negative_prompt, **changes)

@@ -6,7 +6,7 @@ Axis legend: B batch, K concepts, H W pixels, h w latent cells, L layers, A head
 from conceptloom.learning.api import LearnJob, learn, prepare_job
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
 from conceptloom.learning.estimate import Estimate, estimate
-from conceptloom.learning.presets import PRESETS, family_of, resolve_config
+from conceptloom.learning.presets import PRESETS, resolve_config
 from conceptloom.learning.progress import (
     STAGES,
     CheckpointSaved,
@@ -42,7 +42,6 @@ __all__ = [
     "StepDone",
     "build_request",
     "estimate",
-    "family_of",
     "learn",
     "prepare_job",
     "read_config_file",

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conceptloom.backbone import Backbone, load_backbone
+from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.errors import ConfigError, PictureError, RunError
 from conceptloom.learning.config import Method
-from conceptloom.learning.presets import family_of, resolve_config
+from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.recorder import Recorder, run_folder
 from conceptloom.learning.request import LearnRequest, build_request

@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from conceptloom.backbone import PLACEHOLDER
 from conceptloom.concepts import Concept
 from conceptloom.errors import PromptError
 
-PLACEHOLDER = re.compile(r"<\s*([^<>\s]+)\s*>")
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 # Longest first: the first alternative that matches wins.

@@ -68,11 +68,6 @@ PRESETS: dict[str, FamilyPreset] = {
 }
 
 
-def family_of(version: str | None) -> str:
-    """Family whose preset a base model takes: "builtin" for our own versions, "sd" for every other model."""
-    return "builtin" if version is not None and version.startswith("builtin") else "sd"
-
-
 def resolve_config(family: str, overrides: Mapping[str, Any] | None = None) -> LearnConfig:
     """The preset of `family` for the method in `overrides` ("paper" when it names none), with `overrides` on top.
 

@@ -30,7 +30,7 @@ from conceptloom.basemodel.denoiser import (
     train_denoiser,
 )
 from conceptloom.basemodel.optimizer import build_optimizer, scale_rates
-from conceptloom.basemodel.text import TextConfig, build_tokenizer
+from conceptloom.basemodel.text import TextConfig, build_tokenizer, whole_word_merges
 from conceptloom.basemodel.training import (
     Averaged,
     SceneStream,
@@ -83,6 +83,24 @@ def test_known_words_are_one_token_each() -> None:
     words = caption_words(load_sprites("train"), load_photos("train"))
     tokenizer = build_tokenizer(words, 32)
     assert [word for word in words if len(tokenizer(word)["input_ids"]) != 3] == []
+
+
+def test_the_order_of_the_words_changes_no_token_id() -> None:
+    words = list(caption_words(load_sprites("train"), load_photos("train")))
+    forwards, backwards = (build_tokenizer(order, 32).get_vocab() for order in (words, words[::-1]))
+    assert forwards == backwards
+
+
+def test_merges_take_the_most_frequent_pair_and_ties_by_the_alphabet() -> None:
+    assert whole_word_merges(["zbc", "zbd", "aa"])[:2] == [("z", "b"), ("a", "a</w>")]
+
+
+def test_a_training_with_other_words_is_not_resumed(tmp_path: Path, stream: SceneStream) -> None:
+    buffer = LatentBuffer(stream, build_autoencoder(SMALL_AE).eval().requires_grad_(False), SMALL)
+    list(train_denoiser(SMALL, small_denoiser(), buffer, tmp_path, until_samples=4))
+    other = build_denoiser(SMALL, ["cow", "dog", "on", "grass"], SMALL_AE.latent_channels)
+    with pytest.raises(DataError, match="other words"):
+        list(train_denoiser(SMALL, other, buffer, tmp_path, until_samples=8))
 
 
 def test_unknown_text_is_spelled_not_dropped() -> None:

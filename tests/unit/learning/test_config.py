@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from conceptloom.backbone import family_of
 from conceptloom.errors import ConfigError
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
-from conceptloom.learning.presets import PRESETS, family_of, resolve_config
+from conceptloom.learning.presets import PRESETS, resolve_config
 from conceptloom.masks import CRFConfig
 
 
