@@ -1,6 +1,6 @@
 """Learned concepts in new pictures: how often the trainless judge puts the asked drawing first among all dev sprites.
 
-    python benchmarks/learned_concepts.py --sets 10 --log RESULTS.jsonl --sheet SHEET.png [--set KEY=JSON ...]
+    python benchmarks/learned_concepts.py --sets 10 --log RESULTS.jsonl --sheet SHEET.webp [--set KEY=JSON ...]
 
 A set is one picture of two subjects on a photograph. Three prompts (each subject alone on a new background, both on
 another) x four seeds, for `gt`, `fixed`, `paper` and `words` (the base model with the starting words, nothing
@@ -29,7 +29,7 @@ from conceptloom.backbone import Backbone, encode_prompts, family_of, load_backb
 from conceptloom.generation import generate
 from conceptloom.judges.names import NameCheck
 from conceptloom.learning import Finished, build_request, resolve_config, run
-from conceptloom.pictures import contact_sheet, write_png
+from conceptloom.pictures import contact_sheet, write_webp
 from conceptloom.scenes.sprites import load_sprites
 
 METHODS = ("gt", "fixed", "paper", "words")
@@ -161,7 +161,7 @@ def write_sheet(log: ResultLog, side: int, path: Path) -> None:
             for i in range(12)
         ]
         labels += [f"{'* ' if right else ''}{text}" for right, text in zip(row["right"], asked, strict=True)]
-    write_png(path, contact_sheet(images, columns=1 + len(PROMPTS) * SEEDS, labels=labels), None)
+    write_webp(path, contact_sheet(images, columns=1 + len(PROMPTS) * SEEDS, labels=labels))
 
 
 def _encode(pixels: NDArray[np.uint8]) -> str:

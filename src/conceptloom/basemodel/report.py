@@ -23,7 +23,7 @@ from conceptloom.basemodel.check import (
     scene_attention,
 )
 from conceptloom.judges.names import NameCheck
-from conceptloom.pictures import contact_sheet, write_png
+from conceptloom.pictures import contact_sheet, write_webp
 from conceptloom.runs import write_json_atomic
 from conceptloom.scenes.backgrounds import load_photos
 from conceptloom.scenes.sprites import load_sprites
@@ -174,14 +174,14 @@ def naming_sheet(images: Sequence[NamedImage]) -> NDArray[np.uint8]:
 
 
 def write_report(folder: Path, attention: AttentionReport, naming: NamingReport | None) -> list[Path]:
-    """Write ``check.json`` and, with names, ``names.png``; returns the paths."""
+    """Write ``check.json`` and, with names, ``names.webp``; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"attention": _plain(attention)}
     paths = [folder / "check.json"]
     if naming is not None:
         report["names"] = {key: value for key, value in _plain(naming).items() if key != "images"}
-        paths.append(folder / "names.png")
-        write_png(paths[-1], naming_sheet(naming.images), None)
+        paths.append(folder / "names.webp")
+        write_webp(paths[-1], naming_sheet(naming.images))
     write_json_atomic(paths[0], report)
     return paths
 

@@ -44,6 +44,7 @@ PRESETS: dict[str, FamilyPreset] = {
             "joint_steps": 200,
             "train": "full",
             "prior_images": 8,
+            "preview_every": 100,
             "sample_steps": 25,
             "sample_guidance_scale": 3.0,
         },

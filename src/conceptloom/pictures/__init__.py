@@ -5,8 +5,8 @@ Arrays everywhere: pixels uint8 (H, W, 3) in sRGB, masks bool (H, W). Nothing he
 
 from conceptloom.pictures.framing import square_frame, square_frame_mask, unframe_mask
 from conceptloom.pictures.picture import Picture, load_break_a_scene, load_mask, load_picture
-from conceptloom.pictures.png import write_png
 from conceptloom.pictures.sheets import contact_sheet, overlay
+from conceptloom.pictures.writing import write_png, write_webp
 
 __all__ = [
     "Picture",
@@ -19,4 +19,5 @@ __all__ = [
     "square_frame_mask",
     "unframe_mask",
     "write_png",
+    "write_webp",
 ]

@@ -193,9 +193,8 @@ def _pair(
     else:
         a, b = min(a, b * 0.95), max(a, b)
         dx, dy, front = rng.uniform(-0.05, 0.05), -(a * 0.5 + b * 0.22), 0
-    low_x, high_x = max(a / 2 - dx, b / 2, a / 2), 1 - max(a / 2 + dx, b / 2)
+    low_x, high_x = max(a / 2 - dx, b / 2), 1 - max(a / 2 + dx, b / 2)
     low_y, high_y = max(a / 2 - dy, b / 2), 1 - max(a / 2 + dy, b / 2)
-    low_x = max(a / 2 - dx, b / 2)
     bx = float(rng.uniform(low_x, high_x)) if low_x < high_x else (low_x + high_x) / 2
     by = float(rng.uniform(low_y, high_y)) if low_y < high_y else (low_y + high_y) / 2
     first = Placement(bx + float(dx), by + float(dy), a, _angle(rng), flip_a)

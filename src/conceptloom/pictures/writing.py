@@ -32,3 +32,10 @@ def write_png(
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", pnginfo=chunks)
     write_bytes_atomic(path, buffer.getvalue())
+
+
+def write_webp(path: str | Path, pixels: npt.NDArray[np.uint8], quality: int = 80) -> None:
+    """Write pixels, uint8 (H, W, 3), as a lossy WebP file, all or nothing: for large sheets kept in a repository."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", quality=quality, method=6)
+    write_bytes_atomic(path, buffer.getvalue())

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from conceptloom.pictures import load_mask, load_picture, write_png
+from conceptloom.pictures import load_mask, load_picture, write_png, write_webp
 
 
 def noise(height: int = 16, width: int = 24) -> np.ndarray:
@@ -41,3 +41,11 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_a_view_of_an_array_is_written_as_it_looks(tmp_path: Path) -> None:
     write_png(tmp_path / "flipped.png", noise()[:, ::-1])
     np.testing.assert_array_equal(load_picture(tmp_path / "flipped.png").pixels, noise()[:, ::-1])
+
+
+def test_a_sheet_written_as_webp_comes_back_nearly_the_same(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(0, 240, 4, dtype=np.uint8)[:, None, None], (60, 60, 3))
+    write_webp(tmp_path / "sheet.webp", ramp)
+    with Image.open(tmp_path / "sheet.webp") as image:
+        back = np.asarray(image.convert("RGB"))
+    assert np.abs(back.astype(int) - ramp.astype(int)).mean() < 3
