@@ -50,7 +50,9 @@ class DenoiserConfig:
 
     ``log_snr_shift`` moves Stable Diffusion's schedule towards signal (2.8 = 2 log 4: a 16x16 grid holds a
     sixteenth of the cells of 64x64). ``reuse`` is how many times a composed scene is seen on average while it is
-    in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise.
+    in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise. Timesteps are drawn so that
+    log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
+    where the picture is still visible in the noise, words teach nothing. ``easy_share`` of the scenes are easy.
     """
 
     channels: tuple[int, ...] = (64, 192)
@@ -58,6 +60,10 @@ class DenoiserConfig:
     head_width: int = 32
     text: TextConfig = field(default_factory=TextConfig)
     log_snr_shift: float = 2.8
+    log_snr_mean: float = -0.5
+    log_snr_std: float = 2.0
+    uniform_share: float = 0.25
+    easy_share: float = 0.6
     batch_size: int = 32
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3
@@ -129,6 +135,7 @@ class BufferedScene:
     mentions: tuple[Mention, ...]
     relation: str | None
     background: str
+    loose: bool
 
 
 class LatentBuffer:
@@ -149,7 +156,8 @@ class LatentBuffer:
         moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1)
         for index, scene, pair in zip(range(first, first + count), scenes, moments.half(), strict=True):
             mentions = tuple(Mention(o.noun, o.class_word, o.family) for o in scene.objects)
-            buffered = BufferedScene(pair, mentions, scene.relation, scene.background)
+            loose = self.stream.rules_of(index).loose_captions
+            buffered = BufferedScene(pair, mentions, scene.relation, scene.background, loose)
             if len(self.scenes) < self.capacity:
                 self.scenes.append(buffered)
             else:
@@ -161,7 +169,10 @@ class LatentBuffer:
         chosen = [self.scenes[int(index)] for index in rng.integers(0, len(self.scenes), size)]
         moments = torch.stack([scene.moments for scene in chosen]).float()
         noise = torch.randn(moments[:, 0].shape, generator=torch_generator(self.seed, "posterior", step))
-        captions = [caption(scene.mentions, scene.relation, scene.background, rng) for scene in chosen]
+        captions = [
+            caption(scene.mentions, scene.relation, scene.background, rng, loose=scene.loose)
+            for scene in chosen
+        ]
         return moments[:, 0] + moments[:, 1] * noise, captions
 
 
@@ -204,6 +215,16 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     )
     ids: Tensor = encoded["input_ids"]
     return ids
+
+
+def draw_timesteps(config: DenoiserConfig, scheduler: DDIMScheduler, generator: torch.Generator) -> Tensor:
+    """One batch of training timesteps (B,) int64."""
+    size = (config.batch_size,)
+    uniform = torch.randint(0, NUM_TRAIN_TIMESTEPS, size, generator=generator)
+    wanted = config.log_snr_mean + config.log_snr_std * torch.randn(size, generator=generator)
+    log_snr = torch.logit(scheduler.alphas_cumprod.double().clamp(1e-9, 1 - 1e-9))  # falls with t
+    nearest = torch.searchsorted(-log_snr, -wanted.double()).clamp(0, NUM_TRAIN_TIMESTEPS - 1)
+    return torch.where(torch.rand(size, generator=generator) < config.uniform_share, uniform, nearest)
 
 
 def denoising_error(
@@ -257,7 +278,7 @@ def train_denoiser(
         next_scene += fresh
         latents, captions = buffer.batch(config.batch_size, step)
         generator = torch_generator(config.seed, "diffusion", step)
-        timesteps = torch.randint(0, NUM_TRAIN_TIMESTEPS, (config.batch_size,), generator=generator)
+        timesteps = draw_timesteps(config, denoiser.scheduler, generator)
         noise = torch.randn(latents.shape, generator=generator)
         scale_rates(optimizer, warm_up(step, config.warm_up_steps))
         loss = denoising_error(denoiser, latents, captions, timesteps, noise).mean()

@@ -55,18 +55,40 @@ class Averaged:
 
 
 class SceneStream:
-    """Scenes of the training distribution, endless and random-access: scene ``i`` depends on (seed, i) alone."""
+    """Scenes of the training distribution, endless and random-access: scene ``i`` depends on (seed, i) alone.
+
+    A share ``easy_share`` of the scenes follows ``easy_rules``: few large sprites before little, fully captioned.
+    """
 
     def __init__(
-        self, sprites: Sequence[Sprite], photos: Sequence[Photo], rules: SceneRules, seed: int
+        self,
+        sprites: Sequence[Sprite],
+        photos: Sequence[Photo],
+        rules: SceneRules,
+        seed: int,
+        easy_share: float = 0.0,
     ) -> None:
         if not sprites:
             raise DataError("a scene stream needs sprites, got none: run 'make sprites'")
         self.sprites, self.photos, self.rules, self.seed = sprites, photos, rules, seed
+        self.easy_share = easy_share
+
+    def rules_of(self, index: int) -> SceneRules:
+        """The rules that scene number ``index`` follows."""
+        is_easy = numpy_generator(self.seed, "easy", index).random() < self.easy_share
+        return easy_rules(self.rules.side_px) if is_easy else self.rules
 
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""
-        return random_scene(self.sprites, self.photos, numpy_generator(self.seed, "scene", index), self.rules)
+        rng = numpy_generator(self.seed, "scene", index)
+        return random_scene(self.sprites, self.photos, rng, self.rules_of(index))
+
+
+def easy_rules(side_px: int) -> SceneRules:
+    """Scenes from which words are learned fastest."""
+    return SceneRules(
+        side_px, counts=(0.7, 0.3, 0.0), backgrounds=(0.1, 0.4, 0.5), largest=0.8, loose_captions=False
+    )
 
 
 def to_model_range(pixels: NDArray[np.uint8]) -> Tensor:

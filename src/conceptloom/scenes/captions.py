@@ -79,11 +79,11 @@ def article(word: str, rng: np.random.Generator) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def phrase(mention: Mention, rng: np.random.Generator) -> str:
+def phrase(mention: Mention, rng: np.random.Generator, *, with_class_words: bool = True) -> str:
     """One sprite's noun phrase: noun, synonym (8 %) or class word (10 %); its style in 60 %."""
     draw = rng.random()
     word = mention.noun
-    if draw < 0.10:
+    if with_class_words and draw < 0.10:
         word = mention.class_word
     elif draw < 0.18:
         word = SYNONYMS.get(word, word)
@@ -101,20 +101,23 @@ def caption(
     relation: str | None,
     background: str,
     rng: np.random.Generator,
+    *,
+    loose: bool = True,
 ) -> str:
     """A caption for a scene, lower case, possibly empty (10 %).
 
     ``mentions`` come in the order of the relation (``a riding b``); the relation is said in 70 % where there are
     two, else the order is random and says nothing of positions. With two or more mentions one is left out in
-    20 %; the background in 30 %.
+    20 %; the background in 30 %. Without ``loose`` captions are never empty, name every sprite by its noun or a
+    synonym, and the background always.
     """
-    if rng.random() < 0.10:
+    if loose and rng.random() < 0.10:
         return ""
     kept = list(mentions)
-    if len(kept) > 1 and rng.random() < 0.20:
+    if loose and len(kept) > 1 and rng.random() < 0.20:
         kept.pop(int(rng.integers(len(kept))))
         relation = None
-    phrases = [phrase(mention, rng) for mention in kept]
+    phrases = [phrase(mention, rng, with_class_words=loose) for mention in kept]
     if relation is not None and len(kept) == 2 and rng.random() < 0.7:
         subject = f"{phrases[0]} {relation} {phrases[1]}"
     else:
@@ -123,7 +126,7 @@ def caption(
         joiner = str(rng.choice([" and ", ", ", " with "]))
         subject = joiner.join([", ".join(shuffled[:-1]), shuffled[-1]]) if len(shuffled) > 1 else shuffled[0]
     words = [str(rng.choice(_OPENINGS)), subject]
-    if rng.random() >= 0.30:
+    if not loose or rng.random() >= 0.30:
         words.append(_place(background, rng))
     return " ".join(" ".join(words).split())
 

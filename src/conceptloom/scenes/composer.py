@@ -23,7 +23,7 @@ class SceneRules:
     """What scenes are drawn from. Fractions are of the picture's side or probabilities.
 
     ``counts`` are the probabilities of one, two and three sprites; ``backgrounds`` those of a photograph,
-    a drawn scene and a plain colour.
+    a drawn scene and a plain colour; ``loose_captions`` leave things out as `captions.caption` says.
     """
 
     side_px: int = 128
@@ -31,6 +31,7 @@ class SceneRules:
     backgrounds: tuple[float, float, float] = (0.5, 0.38, 0.12)
     smallest: float = 0.12
     largest: float = 0.60
+    loose_captions: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,14 @@ def compose(
         for sprite, mask in zip(sprites, masks, strict=True)
     )
     mentions = [Mention(sprite.noun, sprite.class_word, sprite.family) for sprite in sprites]
-    return Scene(pixels, masks, objects, label, relation, caption(mentions, relation, label, rng))
+    return Scene(
+        pixels,
+        masks,
+        objects,
+        label,
+        relation,
+        caption(mentions, relation, label, rng, loose=rules.loose_captions),
+    )
 
 
 def layout(

@@ -24,6 +24,7 @@ from conceptloom.basemodel.denoiser import (
     build_denoiser,
     build_scheduler,
     denoising_error,
+    draw_timesteps,
     load_averaged,
     shifted_betas,
     token_ids,
@@ -77,6 +78,30 @@ def test_the_schedule_is_stable_diffusions_shifted_in_log_snr_and_rescaled_to_ze
 
 def test_the_last_timestep_holds_no_signal() -> None:
     assert float(build_scheduler(2.8).alphas_cumprod[-1]) == 0.0
+
+
+def test_training_timesteps_have_the_asked_log_snr() -> None:
+    config = replace(DenoiserConfig(), batch_size=4000, uniform_share=0.0, log_snr_mean=0.0, log_snr_std=1.0)
+    scheduler = build_scheduler(2.8)
+    timesteps = draw_timesteps(config, scheduler, torch.Generator().manual_seed(0))
+    log_snr = torch.logit(scheduler.alphas_cumprod[timesteps].double())
+    assert float(log_snr.mean()) == pytest.approx(0.0, abs=0.06)
+    assert float(log_snr.std()) == pytest.approx(1.0, abs=0.06)
+
+
+def test_the_uniform_share_of_timesteps_covers_the_whole_schedule_evenly() -> None:
+    config = replace(DenoiserConfig(), batch_size=8000, uniform_share=1.0)
+    timesteps = draw_timesteps(config, build_scheduler(2.8), torch.Generator().manual_seed(0))
+    shares = torch.histc(timesteps.float(), 10, 0, 1000) / len(timesteps)
+    assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.02)
+
+
+def test_the_asked_share_of_scenes_is_easy_and_fully_captioned() -> None:
+    stream = SceneStream(load_sprites("dev"), load_photos("dev"), SceneRules(side_px=32), 1, easy_share=0.6)
+    easy = [index for index in range(400) if not stream.rules_of(index).loose_captions]
+    assert len(easy) / 400 == pytest.approx(0.6, abs=0.07)
+    scenes = [stream.scene(index) for index in easy[:60]]
+    assert all(scene.background in scene.caption for scene in scenes)
 
 
 def test_known_words_are_one_token_each() -> None:
