@@ -1,0 +1,83 @@
+"""The built-in model as it ships."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conceptloom.backbone import Backbone, encode_prompts, load_backbone, sample, tokenize
+from conceptloom.basemodel.build import VERSION, shipped_folder
+from conceptloom.basemodel.denoiser import shifted_betas
+from conceptloom.scenes.backgrounds import load_photos, photo_crop
+from conceptloom.scenes.composer import SceneRules, compose
+from conceptloom.scenes.sprites import load_sprites, nouns
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Backbone:
+    return load_backbone("builtin", device="cpu")
+
+
+def draw(backbone: Backbone, prompt: str) -> np.ndarray:
+    hidden = encode_prompts(backbone, [tokenize(backbone, prompt, {}), tokenize(backbone, "", {})], None)
+    latents = sample(
+        backbone, hidden[:1], hidden[1:], [(0, "test")], guidance_scale=3.0, num_inference_steps=10
+    )
+    return backbone.decode(latents)[0]
+
+
+def test_the_files_stay_under_forty_megabytes() -> None:
+    total = sum(path.stat().st_size for path in shipped_folder().rglob("*") if path.is_file())
+    assert total <= 40_000_000
+
+
+def test_it_carries_its_version_and_knows_its_backgrounds(builtin: Backbone) -> None:
+    assert builtin.version == VERSION
+    assert {"beach", "grass", "city"} <= set(builtin.backgrounds)
+
+
+def test_every_train_noun_is_one_token(builtin: Backbone) -> None:
+    names = nouns(load_sprites("train"))
+    assert [name for name in names if tokenize(builtin, name, {}).end != 2] == []
+
+
+def test_its_schedule_is_the_shifted_one(builtin: Backbone) -> None:
+    expected = torch.cumprod(1 - torch.tensor(shifted_betas(2.8), dtype=torch.float64), 0)
+    assert torch.allclose(builtin.noise_scheduler.alphas_cumprod.double(), expected, atol=1e-5)
+
+
+def test_latents_of_unseen_pictures_have_about_unit_spread(builtin: Backbone) -> None:
+    rng = np.random.default_rng(0)
+    sprites, photos = load_sprites("dev"), load_photos("dev")
+    pixels = []
+    for index in range(24):
+        background = photo_crop(photos[index % len(photos)], rng, builtin.size)
+        rules = SceneRules(side_px=builtin.size)
+        pixels.append(compose(sprites[index : index + 2], "photo", background, rng, rules).pixels)
+    spread = builtin.encode_moments(np.stack(pixels)).mean.std()
+    assert float(spread) == pytest.approx(1.0, abs=0.35)
+
+
+def test_a_picture_through_the_autoencoder_keeps_at_least_22_db(builtin: Backbone) -> None:
+    rng = np.random.default_rng(1)
+    background = photo_crop(load_photos("dev")[0], rng, builtin.size)
+    pixels = compose(
+        load_sprites("dev")[:2], "photo", background, rng, SceneRules(side_px=builtin.size)
+    ).pixels
+    back = builtin.decode(builtin.encode_moments(pixels[None]).mean)[0]
+    error = np.mean((back.astype(float) - pixels.astype(float)) ** 2)
+    assert 10 * np.log10(255**2 / error) >= 22
+
+
+def test_a_red_background_is_red_and_a_green_one_green(builtin: Backbone) -> None:
+    red, green = (draw(builtin, f"a {colour} background").mean((0, 1)) for colour in ("red", "green"))
+    assert red.argmax() == 0
+    assert green.argmax() == 1
+
+
+def test_it_says_how_many_pictures_it_has_seen() -> None:
+    meta = json.loads((shipped_folder() / "conceptloom.json").read_text(encoding="utf-8"))
+    assert meta["samples_seen"] >= 500_000
