@@ -22,6 +22,7 @@ from conceptloom.basemodel.training import (
     RunningMeans,
     SceneStream,
     TrainProgress,
+    autocast,
     has_state,
     load_state,
     prefixed,
@@ -128,10 +129,12 @@ def train_autoencoder(
     until_samples: int,
     seconds: float = float("inf"),
     anneal_samples: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[TrainProgress]:
     """Train until ``until_samples`` crops have been seen or ``seconds`` have passed; resume from ``folder``.
 
     The learning rate falls linearly to a tenth over the last ``anneal_samples``. The state is saved every minute.
+    The model runs in ``dtype``.
     """
     model = build_autoencoder(config).train()
     optimizer = build_optimizer(model, config.muon_lr, config.adamw_lr, weight_decay=0.0)
@@ -153,7 +156,7 @@ def train_autoencoder(
         images = to_model_range(crop_batch(stream, config, step))
         shape = (config.batch_size, config.latent_channels, latent_side, latent_side)
         noise = torch.randn(shape, generator=torch_generator(config.seed, "posterior", step))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(dtype):
             losses = autoencoder_loss(model, images, noise, config)
         losses["total"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -35,7 +35,7 @@ from conceptloom.basemodel.denoiser import (
     load_averaged,
     train_denoiser,
 )
-from conceptloom.basemodel.training import SceneStream, TrainProgress, has_state, to_model_range
+from conceptloom.basemodel.training import SceneStream, TrainProgress, fast_dtype, has_state, to_model_range
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import COLOURS, DRAWN, Photo, load_photos
 from conceptloom.scenes.captions import vocabulary
@@ -94,7 +94,12 @@ def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgr
     stream = training_stream(plan, cache)
     folder = cache / "training" / "autoencoder"
     yield from train_autoencoder(
-        plan.autoencoder, stream, folder, plan.autoencoder_samples, anneal_samples=plan.autoencoder_anneal
+        plan.autoencoder,
+        stream,
+        folder,
+        plan.autoencoder_samples,
+        anneal_samples=plan.autoencoder_anneal,
+        dtype=fast_dtype(),
     )
 
 
@@ -125,10 +130,14 @@ def build_denoiser_stage(
     autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = cache / "training" / "denoiser"
+    seen = 0
     if not has_state(folder) and (shipped_folder() / "unet").is_dir():
-        warm_start(denoiser, shipped_folder())
-    buffer = LatentBuffer(stream, autoencoder, plan.denoiser)
-    yield from train_denoiser(plan.denoiser, denoiser, buffer, folder, plan.denoiser_samples, seconds)
+        seen = warm_start(denoiser, shipped_folder())
+    dtype = fast_dtype()
+    buffer = LatentBuffer(stream, autoencoder, plan.denoiser, dtype)
+    yield from train_denoiser(
+        plan.denoiser, denoiser, buffer, folder, plan.denoiser_samples, seconds, seen=seen, dtype=dtype
+    )
 
 
 def fresh_denoiser(plan: BuildPlan, cache: Path, autoencoder: AutoencoderKL) -> Denoiser:
@@ -137,12 +146,16 @@ def fresh_denoiser(plan: BuildPlan, cache: Path, autoencoder: AutoencoderKL) -> 
     return build_denoiser(plan.denoiser, words, int(autoencoder.config["latent_channels"]))
 
 
-def warm_start(denoiser: Denoiser, folder: Path) -> None:
-    """Overwrite the denoiser's weights with those of an exported model of the same shape."""
+def warm_start(denoiser: Denoiser, folder: Path) -> int:
+    """Overwrite the denoiser's weights with those of an exported model of the same shape.
+
+    Returns the pictures that these have seen.
+    """
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, dtype=torch.float32)
     denoiser.unet.load_state_dict(unet.state_dict())
     denoiser.text_encoder.load_state_dict(text.state_dict())
+    return int(json.loads((folder / "conceptloom.json").read_text(encoding="utf-8"))["samples_seen"])
 
 
 def export_trained(plan: BuildPlan, cache: Path, folder: Path) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -29,6 +29,7 @@ from conceptloom.basemodel.training import (
     RunningMeans,
     SceneStream,
     TrainProgress,
+    autocast,
     has_state,
     load_state,
     prefixed,
@@ -64,13 +65,13 @@ class DenoiserConfig:
     log_snr_std: float = 2.0
     uniform_share: float = 0.25
     easy_share: float = 0.6
-    batch_size: int = 32
+    batch_size: int = 64
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3
     warm_up_steps: int = 300
     weight_decay: float = 0.01
     ema_decay: float = 0.9995
-    reuse: int = 4
+    reuse: int = 8
     buffer_scenes: int = 12_000
     seed: int = 0
 
@@ -122,8 +123,6 @@ def build_unet(config: DenoiserConfig, latent_channels: int) -> UNet2DConditionM
             attention_head_dim=tuple(width // config.head_width for width in config.channels),
             norm_num_groups=16,
         )
-    # Explicit attention is faster than SDPA to train at these sizes on a CPU (docs/LOG.md).
-    unet.set_attn_processor(AttnProcessor())
     return unet
 
 
@@ -141,8 +140,14 @@ class BufferedScene:
 class LatentBuffer:
     """Encoded scenes, refilled in order from the stream: the autoencoder is frozen, so each is encoded once."""
 
-    def __init__(self, stream: SceneStream, autoencoder: AutoencoderKL, config: DenoiserConfig) -> None:
-        self.stream, self.autoencoder = stream, autoencoder
+    def __init__(
+        self,
+        stream: SceneStream,
+        autoencoder: AutoencoderKL,
+        config: DenoiserConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.stream, self.autoencoder, self.dtype = stream, autoencoder, dtype
         self.capacity, self.seed = config.buffer_scenes, config.seed
         self.scenes: list[BufferedScene] = []
 
@@ -151,7 +156,7 @@ class LatentBuffer:
         """Encode scenes ``first`` to ``first + count`` and put them in place of the oldest."""
         scenes = [self.stream.scene(index) for index in range(first, first + count)]
         pixels = to_model_range(np.stack([scene.pixels for scene in scenes]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(self.dtype):
             posterior = self.autoencoder.encode(pixels).latent_dist
         moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1)
         for index, scene, pair in zip(range(first, first + count), scenes, moments.half(), strict=True):
@@ -228,13 +233,18 @@ def draw_timesteps(config: DenoiserConfig, scheduler: DDIMScheduler, generator: 
 
 
 def denoising_error(
-    denoiser: Denoiser, latents: Tensor, captions: Sequence[str], timesteps: Tensor, noise: Tensor
+    denoiser: Denoiser,
+    latents: Tensor,
+    captions: Sequence[str],
+    timesteps: Tensor,
+    noise: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Squared error of the velocity prediction, one value per picture (B,)."""
+    """Squared error of the velocity prediction, one value per picture (B,); the networks run in ``dtype``."""
     scheduler: Any = denoiser.scheduler  # annotated for int32 timesteps only
     noisy_latents = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(dtype):
         hidden = denoiser.text_encoder(token_ids(denoiser.tokenizer, captions)).last_hidden_state
         model_pred = denoiser.unet(noisy_latents, timesteps, hidden).sample
     error: Tensor = ((model_pred.float() - target) ** 2).mean(dim=(1, 2, 3))
@@ -249,9 +259,17 @@ def train_denoiser(
     until_samples: int,
     seconds: float = float("inf"),
     save_every_sec: float = 180,
+    seen: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[TrainProgress]:
-    """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``."""
+    """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``.
+
+    ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk. The networks
+    run in ``dtype``.
+    """
     modules = denoiser.modules().train()
+    # Explicit attention is faster to train in bfloat16, SDPA in float32 (docs/LOG.md).
+    denoiser.unet.set_attn_processor(AttnProcessor2_0() if dtype == torch.float32 else AttnProcessor())
     optimizer = build_optimizer(modules, config.muon_lr, config.adamw_lr, config.weight_decay)
     average = Averaged(modules, config.ema_decay)
     vocabulary = vocabulary_hash(denoiser.tokenizer)
@@ -260,20 +278,20 @@ def train_denoiser(
         tensors, meta = load_state(folder, optimizer)
         modules.load_state_dict(unprefixed("model", tensors))
         average.tensors = unprefixed("ema", tensors)
-        step = int(str(meta["step"]))
+        step, seen = int(str(meta["step"])), int(str(meta["samples"]))
         if meta["vocabulary"] != vocabulary:
             raise DataError(
                 "the training in the cache knows other words than the artwork here gives: rebuild both"
             )
     fresh = max(1, config.batch_size // config.reuse)
     # After a resume the buffer starts with scenes not seen yet.
-    next_scene = step * fresh + (config.buffer_scenes if step else 0)
+    next_scene = seen // config.reuse + (config.buffer_scenes if seen else 0)
     buffer.refill(next_scene, 16 * config.batch_size)
     next_scene += 16 * config.batch_size
     means = RunningMeans()
     begun = saved_at = time.monotonic()
     first = step
-    while step * config.batch_size < until_samples and time.monotonic() - begun < seconds:
+    while seen < until_samples and time.monotonic() - begun < seconds:
         buffer.refill(next_scene, fresh)
         next_scene += fresh
         latents, captions = buffer.batch(config.batch_size, step)
@@ -281,26 +299,26 @@ def train_denoiser(
         timesteps = draw_timesteps(config, denoiser.scheduler, generator)
         noise = torch.randn(latents.shape, generator=generator)
         scale_rates(optimizer, warm_up(step, config.warm_up_steps))
-        loss = denoising_error(denoiser, latents, captions, timesteps, noise).mean()
+        loss = denoising_error(denoiser, latents, captions, timesteps, noise, dtype).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
+        seen += config.batch_size
         average.update(modules, step)
         means.add({"denoising": float(loss.detach())})
         now = time.monotonic()
-        finished = step * config.batch_size >= until_samples or now - begun > seconds
+        finished = seen >= until_samples or now - begun > seconds
         due = finished or now - saved_at > save_every_sec
         if due:
             state = prefixed("model", modules.state_dict()) | prefixed("ema", average.tensors)
-            save_state(
-                folder, state, optimizer, {"step": step, "vocabulary": vocabulary, "config": asdict(config)}
-            )
+            meta = {"step": step, "samples": seen, "vocabulary": vocabulary, "config": asdict(config)}
+            save_state(folder, state, optimizer, meta)
             saved_at = time.monotonic()
         if due or step % 50 == 0:
             rate = (step - first) * config.batch_size / (time.monotonic() - begun)
-            yield TrainProgress(step, step * config.batch_size, means.means(), rate, due)
+            yield TrainProgress(step, seen, means.means(), rate, due)
 
 
 def load_averaged(config: DenoiserConfig, denoiser: Denoiser, folder: Path) -> int:
@@ -308,4 +326,4 @@ def load_averaged(config: DenoiserConfig, denoiser: Denoiser, folder: Path) -> i
     tensors, meta = load_state(folder, None)
     denoiser.modules().load_state_dict(unprefixed("ema", tensors), strict=False)
     denoiser.modules().eval().requires_grad_(False)
-    return int(str(meta["step"])) * config.batch_size
+    return int(str(meta["samples"]))
