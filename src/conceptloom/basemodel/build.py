@@ -71,10 +71,14 @@ def training_photos(cache: Path) -> tuple[Photo, ...]:
     return load_photos("train", folder)
 
 
-def training_stream(plan: BuildPlan, cache: Path, easy_share: float = 0.0) -> SceneStream:
+def training_stream(
+    plan: BuildPlan, cache: Path, easy_share: float = 0.0, lead_share: float = 0.0
+) -> SceneStream:
     """The endless stream of training scenes: ``train`` sprites and ``train`` photographs only."""
     rules = SceneRules(side_px=plan.autoencoder.side_px)
-    return SceneStream(load_sprites("train"), training_photos(cache), rules, STREAM_SEED, easy_share)
+    return SceneStream(
+        load_sprites("train"), training_photos(cache), rules, STREAM_SEED, easy_share, lead_share
+    )
 
 
 def background_labels(photos: Sequence[Photo]) -> tuple[str, ...]:
@@ -126,7 +130,7 @@ def build_denoiser_stage(
 
     Without it, weights start from the shipped model where there is one (fresh optimiser, short warm-up).
     """
-    stream = training_stream(plan, cache, plan.denoiser.easy_share)
+    stream = training_stream(plan, cache, plan.denoiser.easy_share, plan.denoiser.lead_share)
     autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = cache / "training" / "denoiser"

@@ -53,7 +53,8 @@ class DenoiserConfig:
     sixteenth of the cells of 64x64). ``reuse`` is how many times a composed scene is seen on average while it is
     in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise. Timesteps are drawn so that
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
-    where the picture is still visible in the noise, words teach nothing. ``easy_share`` of the scenes are easy.
+    where the picture is still visible in the noise, words teach nothing. ``easy_share`` of the scenes are easy and
+    ``lead_share`` hold lead drawings only (`training.SceneStream`).
     """
 
     channels: tuple[int, ...] = (64, 192)
@@ -65,6 +66,7 @@ class DenoiserConfig:
     log_snr_std: float = 2.0
     uniform_share: float = 0.25
     easy_share: float = 0.6
+    lead_share: float = 0.8
     batch_size: int = 64
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,8 @@ class Averaged:
 class SceneStream:
     """Scenes of the training distribution, endless and random-access: scene ``i`` depends on (seed, i) alone.
 
-    A share ``easy_share`` of the scenes follows ``easy_rules``: few large sprites before little, fully captioned.
+    A share ``easy_share`` of the scenes follows ``easy_rules``: large sprites before little, fully captioned. A share
+    ``lead_share`` draws from one drawing a noun only, so that shapes are learned before styles.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class SceneStream:
         rules: SceneRules,
         seed: int,
         easy_share: float = 0.0,
+        lead_share: float = 0.0,
     ) -> None:
         if not sprites:
             raise DataError("a scene stream needs sprites, got none: run 'make sprites'")
         self.sprites, self.photos, self.rules, self.seed = sprites, photos, rules, seed
-        self.easy_share = easy_share
+        self.easy_share, self.lead_share = easy_share, lead_share
+        self.leads = lead_drawings(sprites)
 
     def rules_of(self, index: int) -> SceneRules:
         """The rules that scene number ``index`` follows."""
@@ -81,8 +84,18 @@ class SceneStream:
 
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""
+        is_led = numpy_generator(self.seed, "lead", index).random() < self.lead_share
         rng = numpy_generator(self.seed, "scene", index)
-        return random_scene(self.sprites, self.photos, rng, self.rules_of(index))
+        return random_scene(self.leads if is_led else self.sprites, self.photos, rng, self.rules_of(index))
+
+
+def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
+    """One drawing of each noun: that of the family which draws most of the nouns, else of the next."""
+    by_size = [family for family, _ in Counter(sorted(sprite.family for sprite in sprites)).most_common()]
+    leads: dict[str, Sprite] = {}
+    for sprite in sorted(sprites, key=lambda sprite: by_size.index(sprite.family)):
+        leads.setdefault(sprite.noun, sprite)
+    return tuple(leads[noun] for noun in sorted(leads))
 
 
 def easy_rules(side_px: int) -> SceneRules:

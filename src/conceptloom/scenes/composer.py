@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,8 @@ class SceneRules:
     """What scenes are drawn from. Fractions are of the picture's side or probabilities.
 
     ``counts`` are the probabilities of one, two and three sprites; ``backgrounds`` those of a photograph,
-    a drawn scene and a plain colour; ``loose_captions`` leave things out as `captions.caption` says.
+    a drawn scene and a plain colour; ``loose_captions`` leave things out as `captions.caption` says; ``jitter``
+    rotates slightly, shades, and shifts brightness and colour.
     """
 
     side_px: int = 128
@@ -32,6 +33,7 @@ class SceneRules:
     smallest: float = 0.12
     largest: float = 0.60
     loose_captions: bool = True
+    jitter: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def compose(
     layers: list[NDArray[np.float32]] = []
     for _ in range(30):
         places, order = layout(len(sprites), relation, rng, rules)
+        if not rules.jitter:
+            places = [replace(place, angle=0.0) for place in places]
         layers = [_layer(sprite, place, rules.side_px) for sprite, place in zip(sprites, places, strict=True)]
         masks, occlusion = visible_masks([layer[..., 3] > 0.5 for layer in layers], order)
         if occlusion.max() <= MAX_OCCLUSION and masks.any(axis=(1, 2)).all():
@@ -129,7 +133,7 @@ def compose(
         layers = [_layer(sprite, place, rules.side_px) for sprite, place in zip(sprites, places, strict=True)]
         masks, _ = visible_masks([layer[..., 3] > 0.5 for layer in layers], order)
         relation = None
-    pixels = _paint(background, layers, order, rng)
+    pixels = _paint(background, layers, order, rng, rules.jitter)
     objects = tuple(
         SceneObject(sprite.noun, sprite.family, sprite.class_word, _box(mask))
         for sprite, mask in zip(sprites, masks, strict=True)
@@ -258,9 +262,10 @@ def _paint(
     layers: Sequence[NDArray[np.float32]],
     order: Sequence[int],
     rng: np.random.Generator,
+    jitter: bool,
 ) -> NDArray[np.uint8]:
     canvas = background.astype(np.float32)
-    shadow = rng.random() < 0.5
+    shadow = jitter and rng.random() < 0.5
     shift, softness = int(rng.integers(1, 4)), canvas.shape[0] / 40
     for index in order:
         layer = layers[index]
@@ -271,9 +276,9 @@ def _paint(
             )
             cast = np.roll(np.asarray(dark, np.float32), (shift, shift), (0, 1))[..., None] / 255
             canvas *= 1 - 0.35 * cast
-        colour = layer[..., :3] * rng.uniform(0.9, 1.1, 3).astype(np.float32)
-        canvas = canvas * (1 - alpha) + np.clip(colour, 0, 255) * alpha
-    brightness = float(rng.uniform(0.9, 1.1))
+        tint = rng.uniform(0.9, 1.1, 3).astype(np.float32) if jitter else np.ones(3, np.float32)
+        canvas = canvas * (1 - alpha) + np.clip(layer[..., :3] * tint, 0, 255) * alpha
+    brightness = float(rng.uniform(0.9, 1.1)) if jitter else 1.0
     painted: NDArray[np.uint8] = np.clip(canvas * brightness, 0, 255).astype(np.uint8)
     return painted
 

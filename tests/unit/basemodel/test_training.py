@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from conceptloom.basemodel.text import TextConfig, build_tokenizer, whole_word_m
 from conceptloom.basemodel.training import (
     Averaged,
     SceneStream,
+    lead_drawings,
     load_state,
     save_state,
     to_model_range,
@@ -43,7 +45,7 @@ from conceptloom.basemodel.training import (
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import load_photos
 from conceptloom.scenes.composer import SceneRules
-from conceptloom.scenes.sprites import load_sprites
+from conceptloom.scenes.sprites import load_sprites, nouns
 
 SMALL_AE = AutoencoderConfig(side_px=32, channels=(8, 16), latent_channels=4, crop_px=16, batch_size=4)
 SMALL = DenoiserConfig(
@@ -94,6 +96,22 @@ def test_the_uniform_share_of_timesteps_covers_the_whole_schedule_evenly() -> No
     timesteps = draw_timesteps(config, build_scheduler(2.8), torch.Generator().manual_seed(0))
     shares = torch.histc(timesteps.float(), 10, 0, 1000) / len(timesteps)
     assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.02)
+
+
+def test_a_noun_has_one_lead_drawing_of_the_largest_family_that_draws_it() -> None:
+    sprites = load_sprites("train")
+    leads = lead_drawings(sprites)
+    assert [sprite.noun for sprite in leads] == list(nouns(sprites))
+    sizes = Counter(sprite.family for sprite in sprites)
+    for lead in leads:
+        assert sizes[lead.family] == max(sizes[s.family] for s in sprites if s.noun == lead.noun)
+
+
+def test_the_asked_share_of_scenes_holds_lead_drawings_only() -> None:
+    sprites = load_sprites("train")
+    stream = SceneStream(sprites, (), SceneRules(side_px=16), 1, lead_share=1.0)
+    leads = {(sprite.noun, sprite.family) for sprite in stream.leads}
+    assert all((o.noun, o.family) in leads for index in range(60) for o in stream.scene(index).objects)
 
 
 def test_the_asked_share_of_scenes_is_easy_and_fully_captioned() -> None:
