@@ -1,7 +1,7 @@
 """Build the built-in model from its parts, keep its training state, and export what ships.
 
-Training state lives in the user cache folder: ``training/autoencoder`` and ``training/denoiser``. When it is absent,
-``resume`` warm-restarts from the shipped averaged weights with a fresh optimiser.
+Training state lives in the user cache folder, ``autoencoder`` and ``denoiser`` under ``training_folder``. When it is
+absent, ``resume`` warm-restarts from the shipped averaged weights of the same version with a fresh optimiser.
 """
 
 from __future__ import annotations
@@ -63,6 +63,17 @@ def shipped_folder() -> Path:
     return Path(str(files("conceptloom") / "data" / "builtin"))
 
 
+def is_shipped() -> bool:
+    """Whether the package holds a model of this ``VERSION``: training goes on from it, not from an older one."""
+    meta = shipped_folder() / "conceptloom.json"
+    return meta.is_file() and json.loads(meta.read_text(encoding="utf-8"))["version"] == VERSION
+
+
+def training_folder(cache: Path) -> Path:
+    """Where the training of this ``VERSION`` keeps its state, log and sheets."""
+    return cache / "training" / VERSION
+
+
 def training_photos(cache: Path) -> tuple[Photo, ...]:
     """All training photographs, which only ``make sprites`` fetches."""
     folder = cache / "backgrounds"
@@ -96,7 +107,7 @@ def caption_words(sprites: Sequence[Sprite], photos: Sequence[Photo]) -> tuple[s
 def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgress]:
     """Train the autoencoder, or go on where an earlier build stopped."""
     stream = training_stream(plan, cache)
-    folder = cache / "training" / "autoencoder"
+    folder = training_folder(cache) / "autoencoder"
     yield from train_autoencoder(
         plan.autoencoder,
         stream,
@@ -108,15 +119,14 @@ def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgr
 
 
 def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
-    """The settled autoencoder: the shipped one where there is one, else the trained one with standardised latents.
+    """The settled autoencoder: that shipped with this version, else the trained one with standardised latents.
 
     Every cached latent and stored concept depends on it, so a shipped autoencoder is never replaced by training on.
     """
-    shipped = shipped_folder() / "vae"
-    if shipped.is_dir():
-        model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped, local_files_only=True)
+    if is_shipped():
+        model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped_folder() / "vae", local_files_only=True)
         return model.eval().requires_grad_(False)
-    model = load_averaged_autoencoder(plan.autoencoder, cache / "training" / "autoencoder")
+    model = load_averaged_autoencoder(plan.autoencoder, training_folder(cache) / "autoencoder")
     stream = training_stream(plan, cache)
     pixels = np.stack([stream.scene(10_000_000 + index).pixels for index in range(STANDARDISED_OVER)])
     standardise_latents(model, to_model_range(pixels))
@@ -124,23 +134,32 @@ def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
 
 
 def build_denoiser_stage(
-    plan: BuildPlan, cache: Path, seconds: float = float("inf")
+    plan: BuildPlan, cache: Path, seconds: float = float("inf"), anneal: bool = False
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
 
-    Without it, weights start from the shipped model where there is one (fresh optimiser, short warm-up).
+    Without it, weights start from the shipped model of this version if there is one (fresh optimiser, short warm-up).
+    With ``anneal`` the rates fall towards nothing over ``seconds``: what is to ship ends so.
     """
     stream = training_stream(plan, cache, plan.denoiser.easy_share, plan.denoiser.lead_share)
     autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
-    folder = cache / "training" / "denoiser"
+    folder = training_folder(cache) / "denoiser"
     seen = 0
-    if not has_state(folder) and (shipped_folder() / "unet").is_dir():
+    if not has_state(folder) and is_shipped():
         seen = warm_start(denoiser, shipped_folder())
     dtype = fast_dtype()
     buffer = LatentBuffer(stream, autoencoder, plan.denoiser, dtype)
     yield from train_denoiser(
-        plan.denoiser, denoiser, buffer, folder, plan.denoiser_samples, seconds, seen=seen, dtype=dtype
+        plan.denoiser,
+        denoiser,
+        buffer,
+        folder,
+        plan.denoiser_samples,
+        seconds,
+        seen=seen,
+        dtype=dtype,
+        anneal=anneal,
     )
 
 
@@ -166,7 +185,7 @@ def export_trained(plan: BuildPlan, cache: Path, folder: Path) -> int:
     """Write the averaged weights of the training in the cache as a model folder; returns the samples seen."""
     autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
-    samples = load_averaged(plan.denoiser, denoiser, cache / "training" / "denoiser")
+    samples = load_averaged(plan.denoiser, denoiser, training_folder(cache) / "denoiser")
     backgrounds = background_labels(training_photos(cache))
     export_model(denoiser, autoencoder, plan, backgrounds, samples, folder)
     return samples

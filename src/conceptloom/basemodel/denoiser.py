@@ -62,14 +62,14 @@ class DenoiserConfig:
     head_width: int = 32
     text: TextConfig = field(default_factory=TextConfig)
     log_snr_shift: float = 2.8
-    log_snr_mean: float = -0.5
-    log_snr_std: float = 2.0
-    uniform_share: float = 0.25
+    log_snr_mean: float = -1.0
+    log_snr_std: float = 1.5
+    uniform_share: float = 0.2
     easy_share: float = 0.6
     lead_share: float = 0.8
     batch_size: int = 64
-    muon_lr: float = 0.01
-    adamw_lr: float = 1e-3
+    muon_lr: float = 0.006
+    adamw_lr: float = 6e-4
     warm_up_steps: int = 300
     weight_decay: float = 0.01
     ema_decay: float = 0.9995
@@ -263,11 +263,12 @@ def train_denoiser(
     save_every_sec: float = 180,
     seen: int = 0,
     dtype: torch.dtype = torch.float32,
+    anneal: bool = False,
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``.
 
     ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk. The networks
-    run in ``dtype``.
+    run in ``dtype``. With ``anneal`` the rates fall linearly towards nothing over ``seconds``.
     """
     modules = denoiser.modules().train()
     # Explicit attention is faster to train in bfloat16, SDPA in float32 (docs/LOG.md).
@@ -300,7 +301,8 @@ def train_denoiser(
         generator = torch_generator(config.seed, "diffusion", step)
         timesteps = draw_timesteps(config, denoiser.scheduler, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        scale_rates(optimizer, warm_up(step, config.warm_up_steps))
+        left = 1 - (time.monotonic() - begun) / seconds if anneal else 1.0
+        scale_rates(optimizer, warm_up(step, config.warm_up_steps) * max(left, 0.02))
         loss = denoising_error(denoiser, latents, captions, timesteps, noise, dtype).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)

@@ -101,7 +101,12 @@ def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
 def easy_rules(side_px: int) -> SceneRules:
     """Scenes from which words are learned fastest."""
     return SceneRules(
-        side_px, counts=(0.7, 0.3, 0.0), backgrounds=(0.1, 0.4, 0.5), largest=0.8, loose_captions=False
+        side_px,
+        counts=(0.2, 0.5, 0.3),
+        backgrounds=(0.1, 0.4, 0.5),
+        largest=0.8,
+        loose_captions=False,
+        jitter=False,
     )
 
 

@@ -44,7 +44,8 @@ def build(
     from conceptloom.basemodel.build import (
         BuildPlan,
         build_autoencoder_stage,
-        shipped_folder,
+        is_shipped,
+        training_folder,
         training_stream,
     )
     from conceptloom.basemodel.watch import log_progress, reconstruction_sheet, write_loss_curve, write_sheet
@@ -52,8 +53,8 @@ def build(
 
     _use_threads(threads)
     plan, cache = BuildPlan(), user_cache_dir()
-    folder = cache / "training"
-    if not (shipped_folder() / "vae").is_dir():
+    folder = training_folder(cache)
+    if not is_shipped():
         for progress in build_autoencoder_stage(plan, cache):
             log_progress(folder, "autoencoder", progress)
             if progress.saved:
@@ -67,19 +68,25 @@ def build(
 def resume(
     hours: Annotated[float, typer.Option(help="Stop after so many hours.", min=0)] = 24.0,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    anneal: Annotated[
+        bool,
+        typer.Option(
+            "--anneal", help="Let the rates fall towards nothing over these hours, as before a release."
+        ),
+    ] = False,
 ) -> None:
     """Go on training U-Net and text encoder, from the cache's state or else from the shipped weights."""
     import time
 
-    from conceptloom.basemodel.build import BuildPlan, build_denoiser_stage, export_trained
+    from conceptloom.basemodel.build import BuildPlan, build_denoiser_stage, export_trained, training_folder
     from conceptloom.basemodel.watch import log_progress, sample_sheet, write_loss_curve, write_sheet
     from conceptloom.runs import user_cache_dir
 
     _use_threads(threads)
     plan, cache = BuildPlan(), user_cache_dir()
-    folder = cache / "training"
+    folder = training_folder(cache)
     drawn_at = time.monotonic()
-    for progress in build_denoiser_stage(plan, cache, hours * 3600):
+    for progress in build_denoiser_stage(plan, cache, hours * 3600, anneal):
         log_progress(folder, "denoiser", progress)
         if not progress.saved:
             continue

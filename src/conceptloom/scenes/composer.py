@@ -24,7 +24,7 @@ class SceneRules:
 
     ``counts`` are the probabilities of one, two and three sprites; ``backgrounds`` those of a photograph,
     a drawn scene and a plain colour; ``loose_captions`` leave things out as `captions.caption` says; ``jitter``
-    rotates slightly, shades, and shifts brightness and colour.
+    rotates slightly, mirrors, shades, and shifts brightness and colour.
     """
 
     side_px: int = 128
@@ -122,7 +122,8 @@ def compose(
     for _ in range(30):
         places, order = layout(len(sprites), relation, rng, rules)
         if not rules.jitter:
-            places = [replace(place, angle=0.0) for place in places]
+            mirrors = relation == "facing"
+            places = [replace(place, angle=0.0, flip=place.flip and mirrors) for place in places]
         layers = [_layer(sprite, place, rules.side_px) for sprite, place in zip(sprites, places, strict=True)]
         masks, occlusion = visible_masks([layer[..., 3] > 0.5 for layer in layers], order)
         if occlusion.max() <= MAX_OCCLUSION and masks.any(axis=(1, 2)).all():

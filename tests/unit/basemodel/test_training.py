@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from conceptloom.basemodel import denoiser as denoiser_module
 from conceptloom.basemodel.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
@@ -272,6 +273,20 @@ def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path,
     with torch.no_grad():
         after = float(denoising_error(denoiser, latents, captions, timesteps, noise).mean())
     assert after < 0.9 * before
+
+
+def test_annealing_lets_the_rates_fall_over_the_time_given(
+    tmp_path: Path, stream: SceneStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors: list[float] = []
+    monkeypatch.setattr(denoiser_module, "scale_rates", lambda _, factor: factors.append(factor))
+    autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
+    config = replace(SMALL, warm_up_steps=1)
+    buffer = LatentBuffer(stream, autoencoder, config)
+    list(train_denoiser(config, small_denoiser(), buffer, tmp_path, 10**9, seconds=1.0, anneal=True))
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] > 0.9
+    assert 0.02 <= factors[-1] < 0.3
 
 
 def test_the_buffer_replaces_its_oldest_scene(stream: SceneStream) -> None:
