@@ -47,7 +47,7 @@ class AutoencoderConfig:
 
     side_px: int = 128
     channels: tuple[int, ...] = (32, 64, 128, 128)
-    latent_channels: int = 8
+    latent_channels: int = 4
     crop_px: int = 64
     crops_per_scene: int = 4
     batch_size: int = 32

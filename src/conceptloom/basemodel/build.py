@@ -42,7 +42,7 @@ from conceptloom.scenes.captions import vocabulary
 from conceptloom.scenes.composer import SceneRules
 from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
-VERSION = "builtin-1"
+VERSION = "builtin-2"
 STREAM_SEED = 1
 STANDARDISED_OVER = 256
 
@@ -134,7 +134,7 @@ def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
 
 
 def build_denoiser_stage(
-    plan: BuildPlan, cache: Path, seconds: float = float("inf"), anneal: bool = False
+    plan: BuildPlan, cache: Path, seconds: float = float("inf"), anneal: bool = False, threads: int = 1
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
 
@@ -160,6 +160,7 @@ def build_denoiser_stage(
         seen=seen,
         dtype=dtype,
         anneal=anneal,
+        threads=threads,
     )
 
 

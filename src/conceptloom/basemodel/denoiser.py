@@ -5,11 +5,14 @@ No mask, box or attention supervision of any kind: cross-attention must emerge, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,12 @@ class DenoiserConfig:
     sixteenth of the cells of 64x64). ``reuse`` is how many times a composed scene is seen on average while it is
     in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise. Timesteps are drawn so that
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
-    where the picture is still visible in the noise, words teach nothing. ``easy_share`` of the scenes are easy and
-    ``lead_share`` hold lead drawings only (`training.SceneStream`).
+    where the picture is still visible in the noise, words teach nothing. ``weight_decay`` keeps the attention of the
+    deep layers alive: without it queries and keys grow until the softmax saturates (docs/LOG.md). ``easy_share`` of
+    the scenes are easy and ``lead_share`` hold lead drawings only (`training.SceneStream`).
     """
 
-    channels: tuple[int, ...] = (64, 192)
+    channels: tuple[int, ...] = (96, 192)
     layers_per_block: int = 1
     head_width: int = 32
     text: TextConfig = field(default_factory=TextConfig)
@@ -67,12 +71,12 @@ class DenoiserConfig:
     uniform_share: float = 0.2
     easy_share: float = 0.6
     lead_share: float = 0.8
-    batch_size: int = 64
-    muon_lr: float = 0.006
-    adamw_lr: float = 6e-4
-    warm_up_steps: int = 300
-    weight_decay: float = 0.01
-    ema_decay: float = 0.9995
+    batch_size: int = 32
+    muon_lr: float = 0.01
+    adamw_lr: float = 1e-3
+    warm_up_steps: int = 200
+    weight_decay: float = 0.2
+    ema_decay: float = 0.999
     reuse: int = 8
     buffer_scenes: int = 12_000
     seed: int = 0
@@ -253,6 +257,51 @@ def denoising_error(
     return error
 
 
+class Workers:
+    """Threads that share every batch: each runs a twin of the denoiser, on the same weights, over its part.
+
+    Two threads of one core each train faster than one thread of two: the kernels of a small model are too short to
+    be worth sharing out (docs/LOG.md).
+    """
+
+    def __init__(self, denoiser: Denoiser, count: int) -> None:
+        self.members = [denoiser, *(_twin(denoiser) for _ in range(count - 1))]
+        self.pool = ThreadPoolExecutor(max(1, count - 1), initializer=torch.set_num_threads, initargs=(1,))
+
+    def gradient(
+        self, latents: Tensor, captions: Sequence[str], timesteps: Tensor, noise: Tensor, dtype: torch.dtype
+    ) -> float:
+        """The batch's mean denoising error; its gradient is left in the first member's parameters."""
+        size = len(captions)
+
+        def part(member: Denoiser, rows: slice) -> float:
+            inputs = latents[rows], captions[rows], timesteps[rows], noise[rows]
+            loss = denoising_error(member, *inputs, dtype).sum() / size
+            loss.backward()
+            return float(loss.detach())
+
+        edges = [round(size * number / len(self.members)) for number in range(len(self.members) + 1)]
+        parts = [slice(first, last) for first, last in pairwise(edges)]
+        others = [self.pool.submit(part, *pair) for pair in zip(self.members[1:], parts[1:], strict=True)]
+        total = part(self.members[0], parts[0]) + sum(other.result() for other in others)
+        for member in self.members[1:]:
+            pairs = zip(self.members[0].modules().parameters(), member.modules().parameters(), strict=True)
+            for parameter, twin in pairs:
+                if parameter.grad is not None and twin.grad is not None:
+                    parameter.grad += twin.grad
+                twin.grad = None
+        return total
+
+
+def _twin(denoiser: Denoiser) -> Denoiser:
+    """A copy with gradients of its own and the same weights: what is written into one is in the other."""
+    twin: Denoiser = copy.deepcopy(denoiser)
+    pairs = zip(twin.modules().parameters(), denoiser.modules().parameters(), strict=True)
+    for own, shared in pairs:
+        own.data = shared.data
+    return twin
+
+
 def train_denoiser(
     config: DenoiserConfig,
     denoiser: Denoiser,
@@ -264,11 +313,13 @@ def train_denoiser(
     seen: int = 0,
     dtype: torch.dtype = torch.float32,
     anneal: bool = False,
+    threads: int = 1,
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``.
 
     ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk. The networks
-    run in ``dtype``. With ``anneal`` the rates fall linearly towards nothing over ``seconds``.
+    run in ``dtype``, in ``threads`` that share each batch. With ``anneal`` the rates fall linearly towards nothing over
+    ``seconds``.
     """
     modules = denoiser.modules().train()
     # Explicit attention is faster to train in bfloat16, SDPA in float32 (docs/LOG.md).
@@ -291,6 +342,7 @@ def train_denoiser(
     next_scene = seen // config.reuse + (config.buffer_scenes if seen else 0)
     buffer.refill(next_scene, 16 * config.batch_size)
     next_scene += 16 * config.batch_size
+    workers = Workers(denoiser, threads)
     means = RunningMeans()
     begun = saved_at = time.monotonic()
     first = step
@@ -303,15 +355,14 @@ def train_denoiser(
         noise = torch.randn(latents.shape, generator=generator)
         left = 1 - (time.monotonic() - begun) / seconds if anneal else 1.0
         scale_rates(optimizer, warm_up(step, config.warm_up_steps) * max(left, 0.02))
-        loss = denoising_error(denoiser, latents, captions, timesteps, noise, dtype).mean()
-        loss.backward()
+        loss = workers.gradient(latents, captions, timesteps, noise, dtype)
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         seen += config.batch_size
         average.update(modules, step)
-        means.add({"denoising": float(loss.detach())})
+        means.add({"denoising": loss})
         now = time.monotonic()
         finished = seen >= until_samples or now - begun > seconds
         due = finished or now - saved_at > save_every_sec

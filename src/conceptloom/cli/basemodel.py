@@ -82,11 +82,11 @@ def resume(
     from conceptloom.basemodel.watch import log_progress, sample_sheet, write_loss_curve, write_sheet
     from conceptloom.runs import user_cache_dir
 
-    _use_threads(threads)
+    _use_threads(1)
     plan, cache = BuildPlan(), user_cache_dir()
     folder = training_folder(cache)
     drawn_at = time.monotonic()
-    for progress in build_denoiser_stage(plan, cache, hours * 3600, anneal):
+    for progress in build_denoiser_stage(plan, cache, hours * 3600, anneal, threads):
         log_progress(folder, "denoiser", progress)
         if not progress.saved:
             continue

@@ -23,6 +23,7 @@ from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, 
 from conceptloom.basemodel.denoiser import (
     DenoiserConfig,
     LatentBuffer,
+    Workers,
     build_denoiser,
     build_scheduler,
     denoising_error,
@@ -273,6 +274,29 @@ def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path,
     with torch.no_grad():
         after = float(denoising_error(denoiser, latents, captions, timesteps, noise).mean())
     assert after < 0.9 * before
+
+
+def test_two_workers_leave_the_gradient_of_one(stream: SceneStream) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(5, 4, 16, 16, generator=generator) for _ in range(2))
+    captions = ["a cat", "a dog on grass", "cat", "", "a cat on grass"]
+    timesteps = torch.tensor([10, 300, 500, 700, 999])
+    gradients, losses = [], []
+    for count in (1, 2):
+        denoiser = small_denoiser()
+        losses.append(Workers(denoiser, count).gradient(latents, captions, timesteps, noise, torch.float32))
+        gradients.append([p.grad for p in denoiser.modules().parameters() if p.grad is not None])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*gradients, strict=True))
+
+
+def test_a_step_of_the_first_worker_moves_the_second() -> None:
+    workers = Workers(small_denoiser(), 2)
+    first, second = (next(member.unet.parameters()) for member in workers.members)
+    with torch.no_grad():
+        first += 1
+    assert torch.equal(first, second)
 
 
 def test_annealing_lets_the_rates_fall_over_the_time_given(
