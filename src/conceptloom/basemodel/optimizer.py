@@ -39,7 +39,7 @@ def build_optimizer(
             "betas": (0.9, 0.99),
         },
     ]
-    optimizer: torch.optim.Optimizer = Muon(groups, foreach=False)
+    optimizer: torch.optim.Optimizer = Muon(groups, foreach=True)
     return optimizer
 
 

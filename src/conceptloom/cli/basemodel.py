@@ -82,7 +82,7 @@ def resume(
     from conceptloom.basemodel.watch import log_progress, sample_sheet, write_loss_curve, write_sheet
     from conceptloom.runs import user_cache_dir
 
-    _use_threads(1)
+    _use_threads(threads)
     plan, cache = BuildPlan(), user_cache_dir()
     folder = training_folder(cache)
     drawn_at = time.monotonic()
