@@ -57,8 +57,8 @@ class DenoiserConfig:
     in the buffer of ``buffer_scenes``; each time with a new caption, timestep and noise. Timesteps are drawn so that
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
     where the picture is still visible in the noise, words teach nothing. ``weight_decay`` keeps the attention of the
-    deep layers alive: without it queries and keys grow until the softmax saturates (docs/LOG.md). ``easy_share`` of
-    the scenes are easy and ``lead_share`` hold lead drawings only (`training.SceneStream`).
+    deep layers alive: without it queries and keys grow until the softmax saturates, with 0.2 they shrink (docs/LOG.md).
+    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only (`training.SceneStream`).
     """
 
     channels: tuple[int, ...] = (96, 192)
@@ -75,7 +75,7 @@ class DenoiserConfig:
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3
     warm_up_steps: int = 200
-    weight_decay: float = 0.2
+    weight_decay: float = 0.05
     ema_decay: float = 0.999
     reuse: int = 8
     buffer_scenes: int = 12_000
