@@ -82,13 +82,24 @@ def training_photos(cache: Path) -> tuple[Photo, ...]:
     return load_photos("train", folder)
 
 
-def training_stream(
-    plan: BuildPlan, cache: Path, easy_share: float = 0.0, lead_share: float = 0.0
-) -> SceneStream:
+def training_stream(plan: BuildPlan, cache: Path) -> SceneStream:
     """The endless stream of training scenes: ``train`` sprites and ``train`` photographs only."""
     rules = SceneRules(side_px=plan.autoencoder.side_px)
+    return SceneStream(load_sprites("train"), training_photos(cache), rules, STREAM_SEED)
+
+
+def curriculum_stream(plan: BuildPlan, cache: Path) -> SceneStream:
+    """The same in the order in which the U-Net sees it: few nouns, easy scenes and lead drawings first."""
+    stream, shares = training_stream(plan, cache), plan.denoiser
     return SceneStream(
-        load_sprites("train"), training_photos(cache), rules, STREAM_SEED, easy_share, lead_share
+        stream.sprites,
+        stream.photos,
+        stream.rules,
+        STREAM_SEED,
+        shares.easy_share,
+        shares.lead_share,
+        shares.first_nouns,
+        shares.doubling_scenes,
     )
 
 
@@ -141,7 +152,7 @@ def build_denoiser_stage(
     Without it, weights start from the shipped model of this version if there is one (fresh optimiser, short warm-up).
     With ``anneal`` the rates fall towards nothing over ``seconds``: what is to ship ends so.
     """
-    stream = training_stream(plan, cache, plan.denoiser.easy_share, plan.denoiser.lead_share)
+    stream = curriculum_stream(plan, cache)
     autoencoder = frozen_autoencoder(plan, cache)
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = training_folder(cache) / "denoiser"

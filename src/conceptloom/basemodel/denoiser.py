@@ -58,7 +58,8 @@ class DenoiserConfig:
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
     where the picture is still visible in the noise, words teach nothing. ``weight_decay`` keeps the attention of the
     deep layers alive: without it queries and keys grow until the softmax saturates, with 0.2 they shrink (docs/LOG.md).
-    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only (`training.SceneStream`).
+    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only; ``first_nouns`` and
+    ``doubling_scenes`` let the vocabulary grow (`training.SceneStream`).
     """
 
     channels: tuple[int, ...] = (96, 192)
@@ -71,6 +72,8 @@ class DenoiserConfig:
     uniform_share: float = 0.2
     easy_share: float = 0.6
     lead_share: float = 0.8
+    first_nouns: int = 12
+    doubling_scenes: int = 2_000
     batch_size: int = 32
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3
@@ -78,7 +81,7 @@ class DenoiserConfig:
     weight_decay: float = 0.05
     ema_decay: float = 0.999
     reuse: int = 8
-    buffer_scenes: int = 12_000
+    buffer_scenes: int = 2_000
     seed: int = 0
 
 

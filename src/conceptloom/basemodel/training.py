@@ -58,8 +58,10 @@ class Averaged:
 class SceneStream:
     """Scenes of the training distribution, endless and random-access: scene ``i`` depends on (seed, i) alone.
 
-    A share ``easy_share`` of the scenes follows ``easy_rules``: large sprites before little, fully captioned. A share
-    ``lead_share`` draws from one drawing a noun only, so that shapes are learned before styles.
+    With ``first_nouns`` the earliest scenes hold only so many nouns, twice as many after ``doubling_scenes`` and so on:
+    how words bind is learned on few of them. A share ``easy_share`` of the scenes follows ``easy_rules``: large sprites
+    before little, fully captioned. A share ``lead_share`` draws from one drawing a noun only, so that shapes are
+    learned before styles.
     """
 
     def __init__(
@@ -70,23 +72,36 @@ class SceneStream:
         seed: int,
         easy_share: float = 0.0,
         lead_share: float = 0.0,
+        first_nouns: int = 0,
+        doubling_scenes: int = 1,
     ) -> None:
         if not sprites:
             raise DataError("a scene stream needs sprites, got none: run 'make sprites'")
-        self.sprites, self.photos, self.rules, self.seed = sprites, photos, rules, seed
+        self.sprites, self.photos, self.rules, self.seed = tuple(sprites), photos, rules, seed
         self.easy_share, self.lead_share = easy_share, lead_share
+        self.first_nouns, self.doubling_scenes = first_nouns, doubling_scenes
         self.leads = lead_drawings(sprites)
+        order = numpy_generator(seed, "nouns").permutation(len(self.leads))
+        self.nouns = tuple(self.leads[int(place)].noun for place in order)
 
     def rules_of(self, index: int) -> SceneRules:
         """The rules that scene number ``index`` follows."""
         is_easy = numpy_generator(self.seed, "easy", index).random() < self.easy_share
         return easy_rules(self.rules.side_px) if is_easy else self.rules
 
+    def drawings_of(self, index: int) -> tuple[Sprite, ...]:
+        """The drawings that scene number ``index`` chooses from."""
+        is_led = numpy_generator(self.seed, "lead", index).random() < self.lead_share
+        drawings = self.leads if is_led else self.sprites
+        if not self.first_nouns:
+            return drawings
+        known = self.nouns[: int(self.first_nouns * 2 ** min(index / self.doubling_scenes, 32))]
+        return tuple(sprite for sprite in drawings if sprite.noun in known)
+
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""
-        is_led = numpy_generator(self.seed, "lead", index).random() < self.lead_share
         rng = numpy_generator(self.seed, "scene", index)
-        return random_scene(self.leads if is_led else self.sprites, self.photos, rng, self.rules_of(index))
+        return random_scene(self.drawings_of(index), self.photos, rng, self.rules_of(index))
 
 
 def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:

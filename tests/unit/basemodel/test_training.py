@@ -116,6 +116,15 @@ def test_the_asked_share_of_scenes_holds_lead_drawings_only() -> None:
     assert all((o.noun, o.family) in leads for index in range(60) for o in stream.scene(index).objects)
 
 
+def test_the_vocabulary_doubles_from_the_first_nouns_to_all() -> None:
+    sprites = load_sprites("dev")
+    stream = SceneStream(sprites, (), SceneRules(side_px=32), seed=1, first_nouns=4, doubling_scenes=10)
+    known = [{sprite.noun for sprite in stream.drawings_of(index)} for index in (0, 9, 10, 20, 10_000)]
+    assert [len(words) for words in known[:4]] == [4, 7, 8, 16]
+    assert known[0] < known[1] < known[2] < known[3] < known[4]
+    assert known[4] == set(nouns(sprites))
+
+
 def test_the_asked_share_of_scenes_is_easy_and_fully_captioned() -> None:
     stream = SceneStream(load_sprites("dev"), load_photos("dev"), SceneRules(side_px=32), 1, easy_share=0.6)
     easy = [index for index in range(400) if not stream.rules_of(index).loose_captions]
