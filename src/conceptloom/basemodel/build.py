@@ -137,7 +137,12 @@ def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
     if is_shipped():
         model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped_folder() / "vae", local_files_only=True)
         return model.eval().requires_grad_(False)
-    model = load_averaged_autoencoder(plan.autoencoder, training_folder(cache) / "autoencoder")
+    folder = training_folder(cache) / "autoencoder"
+    if not has_state(folder):
+        raise DataError(
+            f"{VERSION} needs an autoencoder and {folder} holds none: run 'conceptloom basemodel build' first"
+        )
+    model = load_averaged_autoencoder(plan.autoencoder, folder)
     stream = training_stream(plan, cache)
     pixels = np.stack([stream.scene(10_000_000 + index).pixels for index in range(STANDARDISED_OVER)])
     standardise_latents(model, to_model_range(pixels))

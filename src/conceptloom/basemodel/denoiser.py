@@ -288,8 +288,10 @@ class Workers:
         others = [self.pool.submit(part, *pair) for pair in zip(self.members[1:], parts[1:], strict=True)]
         threads = torch.get_num_threads()
         torch.set_num_threads(1 if others else threads)
-        total = part(self.members[0], parts[0]) + sum(other.result() for other in others)
-        torch.set_num_threads(threads)
+        try:
+            total = part(self.members[0], parts[0]) + sum(other.result() for other in others)
+        finally:
+            torch.set_num_threads(threads)
         for member in self.members[1:]:
             pairs = zip(self.members[0].modules().parameters(), member.modules().parameters(), strict=True)
             for parameter, twin in pairs:

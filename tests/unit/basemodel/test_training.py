@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from conceptloom.basemodel import build as build_module
 from conceptloom.basemodel import denoiser as denoiser_module
 from conceptloom.basemodel.autoencoder import (
     AutoencoderConfig,
@@ -19,7 +20,7 @@ from conceptloom.basemodel.autoencoder import (
     standardise_latents,
     train_autoencoder,
 )
-from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, warm_start
+from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, frozen_autoencoder, warm_start
 from conceptloom.basemodel.denoiser import (
     DenoiserConfig,
     LatentBuffer,
@@ -343,6 +344,14 @@ def test_an_export_loads_as_a_stable_diffusion_pipeline_with_the_same_weights(tm
     assert pipeline.vae.config.scaling_factor == 1.0
     for ours, theirs in zip(denoiser.unet.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(ours.half(), theirs.half())
+
+
+def test_a_training_without_an_autoencoder_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "is_shipped", lambda: False)
+    with pytest.raises(DataError, match="basemodel build"):
+        frozen_autoencoder(BuildPlan(), tmp_path)
 
 
 def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
