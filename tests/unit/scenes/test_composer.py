@@ -14,7 +14,7 @@ from conceptloom.scenes.composer import (
     random_scene,
     visible_masks,
 )
-from conceptloom.scenes.sprites import load_sprites, nouns
+from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
 DEV = load_sprites("dev")
 PHOTOS = load_photos("dev")
@@ -60,6 +60,32 @@ def test_painting_without_jitter_changes_only_masked_and_edge_pixels() -> None:
             near |= np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
         far = scene.pixels[~near]
         assert len(far) == 0 or np.ptp(far.astype(int), axis=0).max() <= 1
+
+
+def mirrored_share(relation: str | None, count: int, jitter: bool) -> float:
+    """How often, over forty seeds, a sprite that is red on the left and blue on the right shows red on the right."""
+    rgba = np.zeros((128, 128, 4), np.uint8)
+    rgba[:, :64, 0], rgba[:, 64:, 2], rgba[..., 3] = 255, 255, 255
+    sprite = Sprite("flag", "noto", "dev", "object", "known", rgba)
+    grey = np.full((64, 64, 3), 120, np.uint8)
+    rules = SceneRules(side_px=64, jitter=jitter)
+    mirrored = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        scene = compose([sprite] * count, "gray background", grey, rng, rules, relation)
+        columns, colours = np.nonzero(scene.masks[0])[1], scene.pixels[scene.masks[0]]
+        mirrored.append(columns[colours[:, 0] > colours[:, 2]].mean() > columns.mean())
+    return float(np.mean(mirrored))
+
+
+def test_without_jitter_no_sprite_is_mirrored() -> None:
+    assert mirrored_share(None, 1, jitter=False) == 0
+    assert mirrored_share("next to", 2, jitter=False) == 0
+    assert mirrored_share(None, 1, jitter=True) > 0.25
+
+
+def test_without_jitter_sprites_still_turn_to_face_each_other() -> None:
+    assert mirrored_share("facing", 2, jitter=False) > 0.25
 
 
 def test_boxes_bound_their_masks() -> None:
