@@ -114,12 +114,13 @@ def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
 
 
 def easy_rules(side_px: int) -> SceneRules:
-    """Scenes from which words are learned fastest."""
+    """Scenes from which words are learned fastest: one or two large sprites before little (docs/LOG.md)."""
     return SceneRules(
         side_px,
-        counts=(0.2, 0.5, 0.3),
-        backgrounds=(0.1, 0.4, 0.5),
-        largest=0.8,
+        counts=(0.6, 0.4, 0.0),
+        backgrounds=(0.1, 0.35, 0.55),
+        smallest=0.3,
+        largest=0.9,
         loose_captions=False,
         jitter=False,
     )
