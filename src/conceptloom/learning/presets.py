@@ -87,5 +87,6 @@ def resolve_config(family: str, overrides: Mapping[str, Any] | None = None) -> L
     if isinstance(changes.get("crf"), Mapping):
         changes["crf"] = {**values["crf"], **changes["crf"]}
     values.update(changes)
-    values.setdefault("joint_lr", preset.joint_lr.get(values["train"], preset.joint_lr["full"]))
+    trained = values["train"] if isinstance(values["train"], str) else "full"  # parse_config refuses the rest
+    values.setdefault("joint_lr", preset.joint_lr.get(trained, preset.joint_lr["full"]))
     return parse_config(values)

@@ -80,6 +80,7 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
         ({"token_lr": float("nan")}, "'token_lr'"),
         ({"method": "refind"}, "'method': expected one of gt, fixed, paper, literal (got 'refind')"),
         ({"train": "everything"}, "'train'"),
+        ({"train": ["lora"]}, "'train'"),
         ({"e_step_timesteps": "some"}, "'e_step_timesteps'"),
         ({"e_step_timesteps": 0}, "'e_step_timesteps'"),
         ({"method": "gt", "mask_update_every": 20}, "never updates its masks"),
