@@ -27,6 +27,7 @@ def sprites(
     ] = None,
 ) -> None:
     """Fetch the artwork by package name, check it, and build the sprite and background packs."""
+    _require_extra("resvg_py", "OpenEXR", "skimage")
     from conceptloom.basemodel.assets import build_packs
     from conceptloom.runs import user_cache_dir
 
@@ -41,6 +42,7 @@ def build(
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
 ) -> None:
     """Train autoencoder, text encoder and U-Net from nothing; an interrupted build goes on where it was."""
+    _require_extra("pytorch_optimizer", "matplotlib")
     from conceptloom.basemodel.build import (
         BuildPlan,
         build_autoencoder_stage,
@@ -76,6 +78,7 @@ def resume(
     ] = False,
 ) -> None:
     """Go on training U-Net and text encoder, from the cache's state or else from the shipped weights."""
+    _require_extra("pytorch_optimizer", "matplotlib")
     import time
 
     from conceptloom.basemodel.build import BuildPlan, build_denoiser_stage, export_trained, training_folder
@@ -105,6 +108,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where the model folder goes; replaced when it exists.")],
 ) -> None:
     """Write the averaged weights of the training in the cache as a diffusers folder."""
+    _require_extra("pytorch_optimizer")
     from conceptloom.basemodel.build import BuildPlan, export_trained
     from conceptloom.runs import user_cache_dir
 
@@ -134,6 +138,19 @@ def check(
     if out is not None:
         for path in write_report(out, attention, naming):
             typer.echo(path)
+
+
+def _require_extra(*modules: str) -> None:
+    """Refuse at once what would stop at a missing module later."""
+    from importlib.util import find_spec
+
+    from conceptloom.errors import DataError
+
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise DataError(
+            f"making the built-in model needs {', '.join(missing)}: install conceptloom with its extra 'train'"
+        )
 
 
 def _use_threads(threads: int) -> None:
