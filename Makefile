@@ -18,6 +18,9 @@ TRAIN_STAMP := $(VENV)/.train
 # Two test processes share the cores; more threads in each would only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# A half-made virtual environment must not pass for a whole one at the next try.
+.DELETE_ON_ERROR:
+
 .PHONY: help demo test lint format slow sprites
 
 help:
