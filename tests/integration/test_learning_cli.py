@@ -129,6 +129,7 @@ def test_the_page_is_self_contained_and_shows_every_picture_from_start_to_end(
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     story = ["picture", "start", "EM step 2", "learned masks"]
     assert captions[:8] == story * 2
+    assert "joint step 2: a photo of &lt;cat&gt; on &lt;beach&gt;" in captions
     assert page.count("<polyline class=mean") == 3
 
 

@@ -137,6 +137,9 @@ class Recorder:
             if event.stage == "masks":
                 self._preview_masks(event.stage, event.step)
         elif isinstance(event, SamplesDrawn):
+            append_jsonl(
+                self._folder / METRICS, {**where, "prompt": event.prompt, "seconds": round(seconds, 4)}
+            )
             sheet = contact_sheet(list(event.images), columns=len(event.images), pad_px=2)
             _write_png(self._folder / PREVIEWS / "samples" / _file_name(event.stage, event.step), sheet)
         elif isinstance(event, DriftMeasured):
@@ -197,14 +200,15 @@ class Recorder:
                 if key in row:
                     losses.setdefault(title, []).append((offset + row["step"], row[key]))
         samples = sorted((self._folder / PREVIEWS / "samples").glob("*.png"), key=_order)
-        prompt = config.validation_prompt or subset_prompt(None, request.concepts)
+        prompts = {_file_name(row["stage"], row["step"]): row["prompt"] for row in rows if "prompt" in row}
         return render_page(
             PageInput(
                 concepts=request.concepts,
                 notes={name: self._note(name, learned) for name in self._names},
                 stories=tuple(self._story(entry, learned) for entry in request.pictures),
                 samples=tuple(
-                    Panel(f"{_title(path)}: {prompt}", load_picture(path).pixels) for path in samples
+                    Panel(f"{_title(path)}: {prompts[path.name]}", load_picture(path).pixels)
+                    for path in samples
                 ),
                 losses=losses,
                 em_steps=config.em_steps,

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone
+from conceptloom.backbone import Backbone, tokenize
 from conceptloom.concepts import BaseModelRecord, ConceptSet
-from conceptloom.errors import RunError
+from conceptloom.errors import PromptError, RunError
 from conceptloom.learning.batches import Batch, Material, loss_layers, map_layers
 from conceptloom.learning.checkpoint import Found, newest_checkpoint, require_same_run, save_checkpoint
 from conceptloom.learning.config import LearnConfig
@@ -336,7 +336,7 @@ def _checkpoint_to_resume(folder: Path, description: Mapping[str, Any], resume: 
 
 
 def prepare_material(request: LearnRequest, backbone: Backbone) -> Material:
-    """Examples and prompts; every full prompt is tokenised now, so that a lost placeholder stops the run at once."""
+    """Examples and prompts; every prompt in use is tokenised now, so that a lost placeholder stops the run at once."""
     layers = backbone.cross_attention_layers
     material = Material(
         backbone=backbone,
@@ -345,12 +345,25 @@ def prepare_material(request: LearnRequest, backbone: Backbone) -> Material:
         seed=request.config.seed,
         loss_layers=loss_layers(layers),
         map_layers=map_layers(layers, request.config.layers),
-        validation_prompt=request.config.validation_prompt or template_prompt(request.concepts),
+        validation_prompt=request.config.validation_prompt or _template_that_fits(request, backbone),
     )
     for example in material.examples:
         material.tokenized(example.full_prompt)
-    material.tokenized(material.validation_prompt)
+    if request.config.preview_every:
+        material.tokenized(material.validation_prompt)
     return material
+
+
+def _template_that_fits(request: LearnRequest, backbone: Backbone) -> str:
+    """The template naming as many of the first concepts as the base model reads."""
+    concepts = request.concepts
+    while len(concepts) > 1:
+        try:
+            tokenize(backbone, template_prompt(concepts), request.placeholders)
+            break
+        except PromptError:
+            concepts = concepts[:-1]
+    return template_prompt(concepts)
 
 
 def _average(

@@ -1,10 +1,12 @@
 """From draws to tensors and losses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from conceptloom.backbone import Backbone, CrossAttentionLayer
+from conceptloom.backbone import Backbone, CrossAttentionLayer, tokenize
 from conceptloom.concepts import Concept
 from conceptloom.errors import ConfigError, PromptError
 from conceptloom.learning import LearningPicture, LearnRequest, resolve_config
@@ -13,6 +15,7 @@ from conceptloom.learning.draws import Draw
 from conceptloom.learning.example import MaskGrids, mask_grids
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.objective import average_layers, concept_objective
+from conceptloom.learning.phrases import template_prompt
 from conceptloom.learning.trainer import prepare_material
 from conceptloom.pictures import Picture
 
@@ -140,6 +143,33 @@ def test_a_placeholder_the_token_limit_cuts_off_stops_before_learning(
     )
     with pytest.raises(PromptError, match="<dog>"):
         prepare_material(long, tiny_backbone)
+
+
+def many_concepts(count: int, **overrides: Any) -> LearnRequest:
+    """Each concept in a picture of its own."""
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    names = [f"thing{index}" for index in range(count)]
+    return LearnRequest(
+        tuple(LearningPicture(Picture(name, None, pixels), (name,)) for name in names),
+        tuple(Concept(name) for name in names),
+        resolve_config("sd", overrides),
+    )
+
+
+def test_sample_images_name_the_first_concepts_that_fit(tiny_backbone: Backbone) -> None:
+    asked = many_concepts(40)
+    prompt = prepare_material(asked, tiny_backbone).validation_prompt
+    named = prompt.count("<")
+    assert prompt == template_prompt(asked.concepts[:named])
+    with pytest.raises(PromptError, match=f"<thing{named}> stands beyond"):
+        tokenize(tiny_backbone, template_prompt(asked.concepts[: named + 1]), asked.placeholders)
+
+
+def test_a_sample_prompt_is_refused_only_where_sample_images_are_drawn(tiny_backbone: Backbone) -> None:
+    own = "very " * 80 + "<thing0>"
+    assert prepare_material(many_concepts(1, validation_prompt=own, preview_every=0), tiny_backbone)
+    with pytest.raises(PromptError, match="<thing0> stands beyond"):
+        prepare_material(many_concepts(1, validation_prompt=own, preview_every=1), tiny_backbone)
 
 
 def test_the_objective_is_eq3_plus_lambda_eq4(request_: LearnRequest, material: Material) -> None:
