@@ -6,7 +6,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,41 +133,75 @@ def test_the_page_is_self_contained_and_shows_every_picture_from_start_to_end(
     assert page.count("<polyline class=mean") == 3
 
 
-def test_an_interrupted_command_goes_on_to_the_same_set(
-    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], bool]], None]]:
+    """Press Ctrl-C once, at the first event of a run at which a condition holds."""
+    with monkeypatch.context() as patch:
+
+        def arm(condition: Callable[[], bool]) -> None:
+            original = verb._duration
+
+            def duration(seconds: float) -> str:
+                if condition():
+                    patch.setattr(verb, "_duration", original)
+                    os.kill(os.getpid(), signal.SIGINT)
+                return original(seconds)
+
+            patch.setattr(verb, "_duration", duration)
+
+        yield arm
+
+
+def metrics_of(folder: str) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl, apart from times."""
+    path = Path(folder, "metrics.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def reached(stage: str, step: int) -> Callable[[], bool]:
+    """Whether the newest record of the run is about this step."""
+    return lambda: [(row["stage"], row["step"]) for row in metrics_of("set.learning")[-1:]] == [(stage, step)]
+
+
+@pytest.mark.parametrize(("stage", "step"), [("masks", 1), ("em", 2), ("em", 3), ("joint", 1)])
+def test_an_interrupted_command_goes_on_to_the_same_set_and_records(
+    stage: str, step: int, invoke: Callable[..., Result], interrupt: Callable[..., None]
 ) -> None:
     assert invoke(*TWO, "--out", "whole").exit_code == 0
-    with monkeypatch.context() as patch:
-        original = verb._duration
-
-        def interrupt(seconds: float) -> str:
-            if len(list(Path().glob("set.learning/metrics.jsonl"))):
-                lines = Path("set.learning/metrics.jsonl").read_text().splitlines()
-                if json.loads(lines[-1])["stage"] == "em" and json.loads(lines[-1])["step"] == 3:
-                    os.kill(os.getpid(), signal.SIGINT)
-            return original(seconds)
-
-        patch.setattr(verb, "_duration", interrupt)
-        stopped = invoke(*TWO, "--out", "set")
+    interrupt(reached(stage, step))
+    stopped = invoke(*TWO, "--out", "set")
     assert stopped.exit_code == 130
-    assert "--resume" in stopped.output
+    assert f"stopped after {stage} step {step}, see set.learning: --resume goes on" in stopped.output
     assert not Path("set").exists()
-    refused = invoke(*TWO, "--out", "set")
-    assert isinstance(refused.exception, RunError)
     resumed = invoke(*TWO, "--resume", "--out", "set")
     assert resumed.exit_code == 0, resumed.output
     whole, learned = ConceptSet.load("whole"), ConceptSet.load("set")
     assert torch.equal(whole.rows(), learned.rows())
     for key, mask in whole.masks.items():
         np.testing.assert_array_equal(mask, learned.masks[key])
-    metrics = [
-        [
-            (line["stage"], line["step"], line.get("loss"))
-            for line in map(json.loads, path.read_text().splitlines())
-        ]
-        for path in (Path("whole/metrics.jsonl"), Path("set/metrics.jsonl"))
+    assert metrics_of("whole") == metrics_of("set")
+    previews = [
+        sorted(path.relative_to(out) for path in Path(out).glob("previews/**/*.png"))
+        for out in ("whole", "set")
     ]
-    assert metrics[0] == metrics[1]
+    assert previews[0] == previews[1]
+
+
+def test_an_unfinished_run_is_not_begun_again(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    interrupt(reached("em", 1))
+    assert invoke(*TWO, "--out", "set").exit_code == 130
+    assert isinstance(invoke(*TWO, "--out", "set").exception, RunError)
+
+
+def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    interrupt(Path("set").exists)
+    result = invoke(*TWO, "--out", "set")
+    assert (result.exit_code, "done: set" in result.output) == (0, True), result.output
 
 
 def test_break_a_scenes_layout_gives_gt_its_masks(invoke: Callable[..., Result]) -> None:

@@ -227,7 +227,6 @@ def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
     from rich.progress import Progress as ProgressBar
 
     from conceptloom.learning import (
-        CheckpointSaved,
         DriftMeasured,
         MasksUpdated,
         Resumed,
@@ -277,7 +276,10 @@ def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
             elif isinstance(event, DriftMeasured):
                 drift = f"{event.before:.4f} before, {event.after:.4f} after"
                 bar.console.print(f"denoising loss on other nouns: {drift}", highlight=False)
-            if signals and not isinstance(event, CheckpointSaved):
+            # Amid a step its other events would be lost; at the end there is nothing left to stop.
+            may_stop = isinstance(event, StepDone | Resumed) or event.stage == "prior"
+            may_stop |= isinstance(event, MasksUpdated) and event.stage == "masks"
+            if signals and may_stop:
                 events.close()
                 bar.stop()
                 typer.echo(

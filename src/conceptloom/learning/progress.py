@@ -34,7 +34,10 @@ class Resumed(Progress):
 
 @dataclass(frozen=True, eq=False)
 class StepDone(Progress):
-    """One step is done. `losses` by name ("loss", "mask", "attention", "prior"), means over the batch."""
+    """One step is done, and all else about it has been said.
+
+    `losses` by name ("loss", "mask", "attention", "prior"), means over the batch.
+    """
 
     losses: Mapping[str, float] = field(default_factory=dict)
 

@@ -117,7 +117,10 @@ class Recorder:
                 if scalars is not None and isinstance(event, Finished):
                     scalars.close()
                 self._write(event, time.perf_counter() - clock)
-                clock = time.perf_counter()
+                if not isinstance(
+                    event, SamplesDrawn
+                ):  # has no row: its seconds are the step's it belongs to
+                    clock = time.perf_counter()
                 yield event
 
     def _write(self, event: Progress, seconds: float) -> None:

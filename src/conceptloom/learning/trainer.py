@@ -1,7 +1,8 @@
 """The run: four stages in one loop that yields what it does.
 
-Every event leaves the state complete, so whoever iterates may stop at any of them: closing the iterator writes a
-checkpoint, from which the run goes on as if it had not stopped.
+Every event from the first masks on leaves the state complete, so whoever iterates may stop at any of them: closing the
+iterator writes a checkpoint, from which the run goes on as if it had not stopped. A step's events are not repeated
+then: who records them stops where none is outstanding, at its `StepDone`.
 """
 
 from __future__ import annotations
@@ -298,9 +299,9 @@ class _Learner:
         self.state.done[stage] += 1
         yield from events
         done, total = self.state.done[stage], self._total(stage)
-        yield StepDone(stage, done, total, losses=objective.parts)
         if self.config.preview_every and (done % self.config.preview_every == 0 or done == total):
             yield self._samples(stage, done, total)
+        yield StepDone(stage, done, total, losses=objective.parts)
         yield from self._checkpoint_if_due(stage)
 
     def _samples(self, stage: Stage, done: int, total: int) -> SamplesDrawn:
