@@ -196,6 +196,19 @@ def test_an_unfinished_run_is_not_begun_again(
     assert isinstance(invoke(*TWO, "--out", "set").exception, RunError)
 
 
+def test_a_command_interrupted_before_its_first_step_is_repeated_as_it_is(
+    invoke: Callable[..., Result],
+    interrupt: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path / "cache"))
+    interrupt((tmp_path / "cache").exists)
+    stopped = invoke(*TWO, "--out", "set")
+    assert (stopped.exit_code, "repeat the command" in stopped.output) == (130, True), stopped.output
+    assert invoke(*TWO, "--out", "set").exit_code == 0
+
+
 def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(
     invoke: Callable[..., Result], interrupt: Callable[..., None]
 ) -> None:

@@ -282,9 +282,12 @@ def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
             if signals and may_stop:
                 events.close()
                 bar.stop()
-                typer.echo(
-                    f"stopped after {event.stage} step {event.step}, see {run_folder(job.out)}: --resume goes on"
-                )
+                if event.stage == "prior" and not resume:
+                    told = "stopped before the first step: repeat the command, images drawn so far are kept"
+                else:
+                    where = f"{event.stage} step {event.step}"
+                    told = f"stopped after {where}, see {run_folder(job.out)}: --resume goes on"
+                typer.echo(told)
                 raise typer.Exit(128 + signals[0])
 
 

@@ -117,9 +117,7 @@ class Recorder:
                 if scalars is not None and isinstance(event, Finished):
                     scalars.close()
                 self._write(event, time.perf_counter() - clock)
-                if not isinstance(
-                    event, SamplesDrawn
-                ):  # has no row: its seconds are the step's it belongs to
+                if not isinstance(event, SamplesDrawn):  # without a row: its seconds count to its step
                     clock = time.perf_counter()
                 yield event
 
