@@ -80,6 +80,16 @@ def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
         stream.write(line.encode("utf-8"))
 
 
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; lines that a crash cut short are left out."""
+    records = []
+    with Path(path).open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
 def _current_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)

@@ -209,6 +209,22 @@ def test_a_command_interrupted_before_its_first_step_is_repeated_as_it_is(
     assert invoke(*TWO, "--out", "set").exit_code == 0
 
 
+def test_a_record_cut_short_does_not_keep_a_run_from_going_on(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    interrupt(reached("em", 3))
+    assert invoke(*TWO, "--out", "set").exit_code == 130
+    with Path("set.learning/metrics.jsonl").open("a") as stream:
+        stream.write('{"stage": "em", "st')
+    assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
+    assert [row["step"] for row in metrics_of("set") if row["stage"] == "em" and "loss" in row] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
 def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(
     invoke: Callable[..., Result], interrupt: Callable[..., None]
 ) -> None:

@@ -15,6 +15,7 @@ from conceptloom.runs import (
     RunLock,
     append_jsonl,
     provenance,
+    read_jsonl,
     user_cache_dir,
     write_bytes_atomic,
     write_json_atomic,
@@ -77,6 +78,11 @@ def test_a_line_cut_short_by_a_crash_spoils_only_itself(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st')
     append_jsonl(tmp_path / "metrics.jsonl", {"step": 1})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"st\n{"step": 1}\n'
+
+
+def test_lines_cut_short_by_a_crash_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"stage": "em"}\n{"stage": "e\xff\n[]\n\n{"stage": "joint"}\n')
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"stage": "em"}, {"stage": "joint"}]
 
 
 HOLD = """

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptloom.runs import read_jsonl
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -52,7 +54,7 @@ def describe(concept_set: ConceptSet, folder: Path) -> dict[str, Any]:
     from conceptloom.concepts.concept_set import FORMAT_VERSION, MASKS, THUMBNAILS
 
     base, weights, origin = concept_set.base, concept_set.weights, concept_set.provenance
-    metrics = read_metrics(concept_set.metrics) if concept_set.metrics else []
+    metrics = read_jsonl(concept_set.metrics) if concept_set.metrics else []
     return {
         "folder": str(folder),
         "format_version": FORMAT_VERSION,
@@ -92,19 +94,6 @@ def pictures_of(concept_set: ConceptSet, name: str) -> dict[str, float]:
 def size_on_disk(folder: Path) -> int:
     """Bytes of all files in a folder; links are not followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; lines that a crash cut short are left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
 
 
 def final_losses(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

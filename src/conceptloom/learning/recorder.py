@@ -50,7 +50,7 @@ from conceptloom.pictures import (
     square_frame_mask,
     write_png,
 )
-from conceptloom.runs import append_jsonl, write_text_atomic
+from conceptloom.runs import append_jsonl, read_jsonl, write_text_atomic
 
 METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard", "index.html"
 SNAPSHOTS = 4
@@ -167,9 +167,9 @@ class Recorder:
         metrics = self._folder / METRICS
         if metrics.is_file():
             kept = [
-                line
-                for line in metrics.read_text(encoding="utf-8").splitlines()
-                if (STAGES.index((row := json.loads(line))["stage"]), row["step"]) <= reached
+                json.dumps(row, ensure_ascii=False)
+                for row in read_jsonl(metrics)
+                if (STAGES.index(row["stage"]), row["step"]) <= reached
             ]
             write_text_atomic(metrics, "".join(f"{line}\n" for line in kept))
         for path in (self._folder / PREVIEWS).glob("**/*.png"):
@@ -186,9 +186,7 @@ class Recorder:
 
     def _page(self, learned: ConceptSet) -> str:
         request, config = self._request, self._request.config
-        rows = [
-            json.loads(line) for line in (self._folder / METRICS).read_text(encoding="utf-8").splitlines()
-        ]
+        rows = read_jsonl(self._folder / METRICS)
         losses: dict[str, list[tuple[int, float]]] = {}
         titles = {
             "mask": "masked denoising loss (Eq. 3)",

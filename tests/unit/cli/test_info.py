@@ -20,7 +20,6 @@ from conceptloom.cli.info import (
     drift_of,
     final_losses,
     half_blocks,
-    read_metrics,
     show,
     shows_pictures,
     size_on_disk,
@@ -161,11 +160,6 @@ def test_a_bare_set_is_described_without_what_it_lacks(tiny_backbone: Backbone, 
     text = run(str(tmp_path / "set")).stdout
     assert "in no picture" in text
     assert "tokens only" in text
-
-
-def test_lines_that_a_crash_cut_short_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"stage": "em"}\n{"stage": "e\xff\n[]\n\n{"stage": "joint"}\n')
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"stage": "em"}, {"stage": "joint"}]
 
 
 def test_rows_without_a_stage_or_loss_are_no_steps() -> None:
