@@ -14,15 +14,21 @@ from conceptloom.errors import PromptError
 
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
-# Longest first: the first alternative that matches wins.
-_CONNECTOR = re.compile(
-    r"(?:,\s*)?\b(?:"
+# Longest first: the first alternative that matches wins. The words in -ing among the joints always have an object.
+_TOKEN = re.compile(
+    r"(?P<joint>(?:"
     r"(?:to|on|at)\s+the\s+(?:left|right)(?:\s+side)?\s+of|(?:left|right)\s+of"
     r"|in\s+front\s+of|on\s+top\s+of|next\s+to|close\s+to|out\s+of|together\s+with|as\s+well\s+as"
-    r"|and|or|with|without|near|beside|besides|by|at|on|onto|in|inside|into|under|underneath|below|beneath"
-    r"|above|over|behind|before|between|among|against|around|across|along|through|from|to|of|while"
-    r"|\w+ing|rides|holds|wears|faces|chases|carries|watches|meets"
-    r")\b|[,;:]",
+    r"|and|or|but|then|with|without|near|beside|besides|by|at|on|onto|upon|in|inside|into|within|under|underneath"
+    r"|below|beneath|above|over|behind|beyond|before|after|between|among|against|around|across|along|alongside"
+    r"|through|past|toward|towards|from|to|off|of|for|while|that|who|which|is|are"
+    r"|(?:chas|fac|hold|meet|rid|watch|wear)(?:es|s|ing)|carries|carrying"
+    r"|containing|depicting|featuring|including|showing"
+    r")(?![^\s,;:])|[;:&+])"
+    r"|(?P<article>(?:an?|the|this|these|those|my|your|his|her|its|our|their|some|another|one|two|three)(?![^\s,;:]))"
+    r"|(?P<ing>\w+ing(?![^\s,;:]))"
+    r"|(?P<comma>,)"
+    r"|(?P<word>[^\s,;:]+)",
     re.IGNORECASE,
 )
 
@@ -68,21 +74,21 @@ class LoosePrompt:
 def split_prompt(prompt: str) -> LoosePrompt:
     """Cut `prompt` at its placeholders `<name>` (read without regard to case).
 
-    Between two placeholders the last connector (a preposition, "and", a word in -ing, a comma) begins the second
-    one's phrase. Raises `PromptError` when there is no placeholder.
+    Between two placeholders a connector (a preposition, "and", a word in -ing, a comma) begins the second one's
+    phrase. A word in -ing may as well say more about a concept ("a sleeping <cat>") and a comma may part two
+    adjectives: what can be read both ways stays with neither concept alone. Raises `PromptError` when there is no
+    placeholder.
     """
     mentions = list(PLACEHOLDER.finditer(prompt))
     if not mentions:
         raise PromptError(f"the prompt '{prompt}' names no concept: write each one as <name>")
     gaps = [prompt[previous.end() : mention.start()] for previous, mention in itertools.pairwise(mentions)]
     opening = prompt[: mentions[0].start()]
-    joints = list(_CONNECTOR.finditer(opening))
-    cut = joints[-1].end() if joints else 0
+    cut = _head_end(opening)
     leads = [("", opening[cut:])]
     afters = []
     for gap in gaps:
-        joints = list(_CONNECTOR.finditer(gap))
-        start, end = joints[-1].span() if joints else (0, len(gap))
+        start, end = _connector(gap)
         afters.append(gap[:start])
         leads.append((gap[start:end], gap[end:]))
     closing = prompt[mentions[-1].end() :]
@@ -93,6 +99,51 @@ def split_prompt(prompt: str) -> LoosePrompt:
         for mention, (connector, before), after in zip(mentions, leads, afters, strict=True)
     )
     return LoosePrompt(_squeeze(opening[:cut]), phrases, "" if comma < 0 else closing[comma:].rstrip())
+
+
+def _head_end(opening: str) -> int:
+    """Where the words before the first placeholder stop being about the whole picture: "a photo of| a sleeping "."""
+    tokens = list(_TOKEN.finditer(opening))
+    sure = [index for index in _joints(tokens, follows=None) if index > 0]
+    return tokens[sure[-1]].end() if sure else 0
+
+
+def _connector(gap: str) -> tuple[int, int]:
+    """Start and end of what joins two placeholders with `gap` between them: " asleep |next to| a flying "."""
+    tokens = list(_TOKEN.finditer(gap))
+    kinds = [token.lastgroup for token in tokens]
+    sure = _joints(tokens, follows="placeholder")
+    last = sure[-1] if sure else -1
+    articles = [index for index in range(last + 1, len(kinds)) if kinds[index] == "article"]
+    unsure = [index for index in range(last + 1, len(kinds)) if kinds[index] in ("ing", "comma")]
+    if articles and "ing" not in kinds[articles[-1] + 2 :]:
+        end = tokens[articles[-1]].start()  # "the red, shiny <car>", "a flying <bird>"
+    elif unsure:
+        end = tokens[unsure[-1]].end()  # "the small sleeping <dog>" or "the sofa watching <dog>"
+    elif sure:
+        end = tokens[last].end()
+    else:
+        end = len(gap)
+    first = max(last, 0)
+    # "walking by, and": nothing is left hanging
+    while first > 0 and kinds[first - 1] in ("joint", "article", "comma"):
+        first -= 1
+    return (tokens[first].start() if sure else 0), end
+
+
+def _joints(tokens: Sequence[re.Match[str]], follows: str | None) -> list[int]:
+    """Indices of the tokens that surely join two phrases; the tokens follow a placeholder or None, the beginning."""
+    kinds = [follows, *(token.lastgroup for token in tokens), None]
+    sure = []
+    for index, (before, kind, after) in enumerate(zip(kinds, kinds[1:], kinds[2:], strict=False)):
+        joins = {
+            "joint": before != "article",
+            "ing": before == "placeholder" or (before != "article" and after == "article"),
+            "comma": before == "placeholder" or after in ("article", None),
+        }
+        if joins.get(kind or "word"):
+            sure.append(index)
+    return sure
 
 
 def template_prompt(concepts: Sequence[Concept]) -> str:
