@@ -36,6 +36,7 @@ from conceptloom.backbone.prompts import (
     encode_prompts,
     initial_rows,
     random_rows,
+    refuse_stray_brackets,
     tokenize,
     vocabulary_spread,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "lora_state",
     "random_rows",
     "record_attention",
+    "refuse_stray_brackets",
     "remove_lora",
     "restore_weights",
     "sample",

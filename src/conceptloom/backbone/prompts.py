@@ -88,6 +88,18 @@ def tokenize(backbone: Backbone, prompt: str, placeholders: Mapping[str, int]) -
     )
 
 
+def refuse_stray_brackets(prompt: str, expected: str) -> None:
+    """Raise `PromptError` for an angle bracket that belongs to no placeholder, as in "<my cat>".
+
+    The text encoder would read it as a plain word. `expected` says how concepts are written, for the message.
+    """
+    if stray := set(PLACEHOLDER.sub(" ", prompt)) & set("<>"):
+        raise PromptError(
+            f"the prompt has a '{min(stray)}' that belongs to no concept: write concepts as {expected},"
+            " and no other angle brackets"
+        )
+
+
 def encode_prompts(backbone: Backbone, prompts: Sequence[TokenizedPrompt], rows: Tensor | None) -> Tensor:
     """Hidden states (B, S, D) float32 of prompts, with `rows` in the placeholders' places.
 

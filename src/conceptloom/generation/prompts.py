@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
-from conceptloom.backbone import PLACEHOLDER
+from conceptloom.backbone import PLACEHOLDER, refuse_stray_brackets
 from conceptloom.errors import PromptError
 
 
@@ -21,8 +21,7 @@ def check_prompt(prompt: str, known: Collection[str]) -> None:
     """Raise `PromptError` unless `prompt` names concepts of the set, and only those.
 
     A prompt without any would draw the base model's own idea of it, which is never what a concept set is for. An
-    angle bracket that belongs to no placeholder is a mistyped one and is refused too: the text encoder would read
-    "<my cat>" as three plain words.
+    angle bracket that belongs to no placeholder is a mistyped one and is refused too.
 
     Args:
         prompt: free text with placeholders.
@@ -33,11 +32,7 @@ def check_prompt(prompt: str, known: Collection[str]) -> None:
     for token in named:
         if token not in known:
             raise PromptError(f"the prompt names {token}, which is not in the concept set: it knows {listed}")
-    if stray := set(PLACEHOLDER.sub(" ", prompt)) & set("<>"):
-        raise PromptError(
-            f"the prompt has a '{min(stray)}' that belongs to no concept: write concepts as {listed},"
-            " and no other angle brackets"
-        )
+    refuse_stray_brackets(prompt, listed)
     if not named:
         raise PromptError(
             f"the prompt '{_shortened(prompt)}' names no learned concept: write at least one of {listed} in it,"

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from conceptloom.backbone import PLACEHOLDER
+from conceptloom.backbone import PLACEHOLDER, refuse_stray_brackets
 from conceptloom.concepts import Concept
 from conceptloom.errors import PromptError
 
@@ -77,8 +77,9 @@ def split_prompt(prompt: str) -> LoosePrompt:
     Between two placeholders a connector (a preposition, "and", a word in -ing, a comma) begins the second one's
     phrase. A word in -ing may as well say more about a concept ("a sleeping <cat>") and a comma may part two
     adjectives: what can be read both ways stays with neither concept alone. Raises `PromptError` when there is no
-    placeholder.
+    placeholder, or an angle bracket that belongs to none.
     """
+    refuse_stray_brackets(prompt, "<name>")
     mentions = list(PLACEHOLDER.finditer(prompt))
     if not mentions:
         raise PromptError(f"the prompt '{prompt}' names no concept: write each one as <name>")

@@ -181,6 +181,12 @@ def test_a_prompt_without_placeholder_is_refused() -> None:
         split_prompt("a photo of a cat")
 
 
+@pytest.mark.parametrize("prompt", ["a <cat> near <my dog>", "a <cat> > a dog", "<my cat>"])
+def test_a_bracket_that_belongs_to_no_concept_is_refused(prompt: str) -> None:
+    with pytest.raises(PromptError, match="belongs to no concept: write concepts as <name>"):
+        split_prompt(prompt)
+
+
 @pytest.mark.parametrize(
     ("concepts", "expected"),
     [
