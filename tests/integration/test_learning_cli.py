@@ -318,6 +318,12 @@ def test_a_folder_that_is_no_set_is_not_written_into(invoke: Callable[..., Resul
     assert [path.name for path in Path("notes").iterdir()] == ["todo.txt"]
 
 
+def test_a_set_is_not_written_below_a_file(invoke: Callable[..., Result]) -> None:
+    result = invoke("yard.png", "--concept", "cat", "--out", "park.png/deep/set")
+    assert isinstance(result.exception, RunError)
+    assert "park.png is a file" in str(result.exception)
+
+
 def test_the_python_call_returns_the_written_set_and_reports_progress(tiny_backbone: Backbone) -> None:
     events: list[Progress] = []
     learned = learn(

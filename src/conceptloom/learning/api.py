@@ -155,6 +155,8 @@ def _start_from(out: Path) -> ConceptSet | None:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file: choose a folder for the concept set")
     parent = next(parent for parent in out.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise RunError(f"{parent} is a file, not a folder: choose another folder for the concept set")
     if not os.access(parent, os.W_OK):
         raise RunError(f"{parent} can't be written to: choose another folder for the concept set")
     return None
