@@ -324,6 +324,17 @@ def test_a_set_is_not_written_below_a_file(invoke: Callable[..., Result]) -> Non
     assert "park.png is a file" in str(result.exception)
 
 
+@pytest.mark.parametrize("out", [".", ".."])
+def test_a_set_does_not_replace_the_folder_one_is_in(
+    out: str, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("here/inside").mkdir(parents=True)
+    monkeypatch.chdir("here/inside")
+    result = invoke("../../yard.png", "--concept", "cat", "--out", out, config="../../short.json")
+    assert isinstance(result.exception, RunError)
+    assert "the folder you are in" in str(result.exception)
+
+
 def test_the_python_call_returns_the_written_set_and_reports_progress(tiny_backbone: Backbone) -> None:
     events: list[Progress] = []
     learned = learn(

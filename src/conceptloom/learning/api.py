@@ -150,6 +150,8 @@ def prepare_job(
 
 def _start_from(out: Path) -> ConceptSet | None:
     """The set in `out` to learn further from, None when there is none; refuses a folder that can't become a set."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise RunError(f"{out} holds the folder you are in, but is replaced as a whole: choose another one")
     if out.is_dir() and any(out.iterdir()):
         return ConceptSet.load(out)
     if out.exists() and not out.is_dir():
