@@ -139,7 +139,7 @@ def learn(
         pictures,
         parse_concepts(concept),
         out,
-        contains={picture: names.split(",") for picture, names in parse_pairs("--in", contains).items()},
+        contains=parse_contains(contains),
         prompts=parse_pairs("--prompt", prompt),
         masks=parse_masks(mask),
         kinds=parse_kinds(kind),
@@ -147,9 +147,10 @@ def learn(
         overrides=overrides,
         device=device.value,
         dtype=dtype.value,
+        resume=resume,
     )
     _announce(job, expected := estimate(job.request, job.backbone))
-    _follow(job, expected, resume=resume)
+    _follow(job, expected)
     typer.echo(f"done: {out} (look at {out / 'index.html'})")
 
 
@@ -175,6 +176,14 @@ def parse_pairs(flag: str, options: Sequence[str] | None) -> dict[str, str]:
             raise ConfigError(f"{flag} {key} is given twice: say it once")
         pairs[key] = value
     return pairs
+
+
+def parse_contains(options: Sequence[str] | None) -> dict[str, list[str]]:
+    """Concept names by picture from `PICTURE=NAME,NAME`; spaces after a comma do not count."""
+    return {
+        picture: [name.strip() for name in names.split(",")]
+        for picture, names in parse_pairs("--in", options).items()
+    }
 
 
 def parse_masks(options: Sequence[str] | None) -> dict[tuple[str, str], Path]:
@@ -219,7 +228,7 @@ def _announce(job: LearnJob, expected: Estimate) -> None:
     )
 
 
-def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
+def _follow(job: LearnJob, expected: Estimate) -> None:
     """Drive the run under a progress bar until it ends or a signal asks it to stop."""
     from contextlib import closing
 
@@ -245,7 +254,7 @@ def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
         TextColumn("{task.fields[left]}"),
     )
     bar = ProgressBar(*columns)
-    with _stop_signal() as signals, bar, closing(job.events(resume=resume)) as events:
+    with _stop_signal() as signals, bar, closing(job.events()) as events:
         task = bar.add_task("preparing", total=None, losses="", left="")
         for event in events:
             elapsed = time.perf_counter() - start + skipped_seconds
@@ -282,7 +291,7 @@ def _follow(job: LearnJob, expected: Estimate, *, resume: bool) -> None:
             if signals and may_stop:
                 events.close()
                 bar.stop()
-                if event.stage == "prior" and not resume:
+                if event.stage == "prior" and not job.resume:
                     told = "stopped before the first step: repeat the command, images drawn so far are kept"
                 else:
                     where = f"{event.stage} step {event.step}"
