@@ -155,6 +155,11 @@ def _declare(
             raise PromptError(
                 f"the initializer word of '{name}' is empty: write {name}=WORD or leave '=' out"
             )
+        if set(word) & set("<>"):
+            raise PromptError(
+                f"the initializer word of '{name}' is '{word}': give a word the base model knows,"
+                " without angle brackets"
+            )
     known = None if start is None else {concept.name: concept for concept in start.concepts}.get(name)
     if known is not None:
         return Concept(name, kind or known.kind, word or known.initializer, known.num_vectors)

@@ -63,6 +63,7 @@ def test_a_word_is_optional_and_tidied() -> None:
         (("a", "b"), {"prompts": {"a": "<cat>"}, "contains": {"a": ["cat", "dog"]}}, "disagree about <dog>"),
         (("a",), {"kinds": {"bird": "pattern"}}, "no concept 'bird'"),
         (("a",), {"concepts": {"cat": ""}}, "word of 'cat' is empty"),
+        (("a",), {"concepts": {"cat": "<dog>"}}, "word of 'cat' is '<dog>'"),
         (("a",), {"concepts": {"two words": None}}, "two words"),
         (("a",), {"concepts": {"Cat": None}}, "use 'cat'"),
         (("a",), {"method": "gt"}, "needs a mask of 'cat' in 'a'"),
