@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from conceptloom.backbone import Backbone
 from conceptloom.cli import learn as verb
 from conceptloom.concepts import ConceptSet
-from conceptloom.errors import ConfigError, PictureError, RunError
+from conceptloom.errors import ConceptloomError, ConfigError, PictureError, RunError
 from conceptloom.learning import (
     Finished,
     Progress,
@@ -32,6 +32,7 @@ from conceptloom.learning import (
     run_folder,
 )
 from conceptloom.pictures import load_picture, write_png
+from conceptloom.runs import RunLock
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -193,7 +194,8 @@ def test_an_unfinished_run_is_not_begun_again(
 ) -> None:
     interrupt(reached("em", 1))
     assert invoke(*TWO, "--out", "set").exit_code == 130
-    assert isinstance(invoke(*TWO, "--out", "set").exception, RunError)
+    with pytest.raises(RunError, match="add --resume"):
+        prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model="no-such-folder")
 
 
 def test_a_command_interrupted_before_its_first_step_is_repeated_as_it_is(
@@ -322,6 +324,30 @@ def test_a_set_is_not_written_below_a_file(invoke: Callable[..., Result]) -> Non
     result = invoke("yard.png", "--concept", "cat", "--out", "park.png/deep/set")
     assert isinstance(result.exception, RunError)
     assert "park.png is a file" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pictures": ["yard.png", "yard.png"]}, "two pictures are called 'yard'"),
+        ({"contains": {"yard": []}}, "contains no concept"),
+        ({"contains": {"barn": ["cat"]}}, "there is no picture 'barn'"),
+        ({"kinds": {"dog": "subject"}}, "there is no concept 'dog'"),
+        ({"overrides": {"em_steps": -1}}, "em_steps"),
+        ({"resume": True}, "nothing to resume"),
+    ],
+)
+def test_what_needs_no_base_model_is_refused_before_one_is_loaded(
+    changes: dict[str, Any], message: str
+) -> None:
+    given = {"pictures": ["yard.png"], "concepts": {"cat": "cat"}, "out": Path("set"), **changes}
+    with pytest.raises(ConceptloomError, match=message):
+        prepare_job(**given, base_model="no-such-folder")
+
+
+def test_a_run_at_work_is_not_joined_by_another() -> None:
+    with RunLock(run_folder(Path("set"))), pytest.raises(RunError, match="in use by process"):
+        prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model="no-such-folder")
 
 
 @pytest.mark.parametrize("out", [".", ".."])

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.errors import ConfigError, PictureError, RunError
+from conceptloom.learning.checkpoint import newest_checkpoint
 from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.recorder import Recorder, run_folder
 from conceptloom.learning.request import LearnRequest, build_request
-from conceptloom.learning.trainer import run
+from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.runs import RunLock
 
 
 @dataclass(frozen=True, eq=False)
 class LearnJob:
-    """A request, the base model it runs on, and where the set goes."""
+    """A request, the base model it runs on, where the set goes, and whether a run that stopped goes on."""
 
     request: LearnRequest
     backbone: Backbone
     out: Path
+    resume: bool = False
 
-    def events(self, *, resume: bool = False) -> Generator[Progress, None, None]:
+    def events(self) -> Generator[Progress, None, None]:
         """Learn, write everything, yield what happens; closing the iterator leaves a checkpoint to resume from."""
-        recorder = Recorder(self.request, self.out, resume=resume)
-        return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=resume))
+        recorder = Recorder(self.request, self.out, resume=self.resume)
+        return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=self.resume))
 
 
 def learn(
@@ -97,8 +102,9 @@ def learn(
         overrides=overrides,
         device=device,
         dtype=dtype,
+        resume=resume,
     )
-    for event in job.events(resume=resume):
+    for event in job.events():
         if on_progress is not None:
             on_progress(event)
         if isinstance(event, Finished):
@@ -119,6 +125,7 @@ def prepare_job(
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    resume: bool = False,
 ) -> LearnJob:
     """Read pictures, load the base model and check the request; arguments as for `learn`.
 
@@ -132,20 +139,17 @@ def prepare_job(
         )
     start = _start_from(out)
     loaded = _load_pictures(pictures, list(concepts), contains or {}, masks or {})
+    request_with = partial(
+        build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
+    )
+    # What is wrong with any family's numbers is wrong with these, and told before the model is loaded.
+    request_with(resolve_config("builtin", overrides))
+    _check_run_folder(run_folder(out), resume)
     backbone = base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
     if start is not None:
         start.check_base(backbone)
-    request = build_request(
-        loaded,
-        concepts,
-        resolve_config(family_of(backbone.version), overrides),
-        contains=contains,
-        prompts=prompts,
-        kinds=kinds,
-        backgrounds=backbone.backgrounds,
-        start=start,
-    )
-    return LearnJob(request, backbone, out)
+    config = resolve_config(family_of(backbone.version), overrides)
+    return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
 
 
 def _start_from(out: Path) -> ConceptSet | None:
@@ -162,6 +166,12 @@ def _start_from(out: Path) -> ConceptSet | None:
     if not os.access(parent, os.W_OK):
         raise RunError(f"{parent} can't be written to: choose another folder for the concept set")
     return None
+
+
+def _check_run_folder(folder: Path, resume: bool) -> None:
+    """Refuse to go on with no run, and to begin where another one is at work or unfinished."""
+    with RunLock(folder) if folder.parent.is_dir() else nullcontext():
+        require_resumable(folder, newest_checkpoint(folder / CHECKPOINTS), resume=resume)
 
 
 def _load_pictures(

@@ -95,7 +95,10 @@ def run(
     config = request.config
     description = {**request.description(), "base_model": backbone.fingerprint}
     with RunLock(folder):
-        found = _checkpoint_to_resume(folder, description, resume)
+        found = newest_checkpoint(folder / CHECKPOINTS)
+        require_resumable(folder, found, resume=resume)
+        if found.checkpoint is not None:
+            require_same_run(found.checkpoint, description)
         material = prepare_material(request, backbone)
         # Before any weight moves, and before the starting set's are applied: these are the base model's own.
         words = [concept.initializer for concept in request.concepts]
@@ -318,22 +321,18 @@ class _Learner:
             yield CheckpointSaved(stage, done, total, folder=folder)
 
 
-def _checkpoint_to_resume(folder: Path, description: Mapping[str, Any], resume: bool) -> Found:
-    found = newest_checkpoint(folder / CHECKPOINTS)
+def require_resumable(folder: Path, found: Found, *, resume: bool) -> None:
+    """Raise `RunError` when a run is to go on and `folder` holds none, or is to begin where one is unfinished."""
     if resume and found.checkpoint is None:
         damaged = f" ({'; '.join(found.skipped)})" if found.skipped else ""
         raise RunError(
             f"nothing to resume in {folder}: no complete checkpoint{damaged}; start without --resume"
         )
-    if resume and found.checkpoint is not None:
-        require_same_run(found.checkpoint, description)
-        return found
-    if found.checkpoint is not None:
+    if not resume and found.checkpoint is not None:
         raise RunError(
             f"{folder} holds a run that stopped after {found.checkpoint.position} steps:"
             " add --resume to go on, or delete the folder to start again"
         )
-    return Found(None, ())
 
 
 def prepare_material(request: LearnRequest, backbone: Backbone) -> Material:
