@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from conceptloom.errors import ConfigError, PictureError, PromptError
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.phrases import split_prompt
 from conceptloom.pictures import Picture
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,9 @@ def build_request(
 ) -> LearnRequest:
     """Check what the user gave and complete it.
 
+    Names are compared in Unicode's normal form (see `picture_key`, `concept_key`): some systems type and store
+    "café" as five characters.
+
     Args:
         pictures: the pictures, masks attached where the user gave them.
         concepts: initializer word (or None) by concept name, in the order of declaration.
@@ -102,7 +108,10 @@ def build_request(
     Raises:
         ConfigError, PictureError, PromptError: with what is wrong and how to mend it.
     """
-    contains, prompts, kinds = contains or {}, prompts or {}, kinds or {}
+    contains, prompts = by_picture(contains), by_picture(prompts)
+    kinds = {concept_key(name): kind for name, kind in (kinds or {}).items()}
+    concepts = {validate_concept_name(name): word for name, word in concepts.items()}
+    pictures = [_with_comparable_names(picture) for picture in pictures]
     if not pictures:
         raise PictureError("no picture to learn from: give at least one")
     if not concepts:
@@ -114,14 +123,16 @@ def build_request(
             f"two pictures are called '{twice}': rename one, names without extension must differ"
         )
     _known("picture", [*contains, *prompts], names)
-    _known("concept", [*kinds, *(name for listed in contains.values() for name in listed)], list(concepts))
+    _known("concept", kinds, list(concepts))
 
     declared = tuple(
         _declare(name, word, kinds.get(name), backgrounds, config.num_vectors, start)
         for name, word in concepts.items()
     )
     entries = tuple(
-        _place(picture, list(concepts), contains.get(picture.name), prompts.get(picture.name))
+        LearningPicture(
+            picture, concepts_in(picture.name, list(concepts), contains, prompts), prompts.get(picture.name)
+        )
         for picture in pictures
     )
     unplaced = [name for name in concepts if all(name not in entry.concepts for entry in entries)]
@@ -140,6 +151,51 @@ def build_request(
     return LearnRequest(entries, declared, config, start)
 
 
+def picture_key(name: str) -> str:
+    """A picture's name in Unicode's NFC form, in which names of pictures are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def concept_key(name: str) -> str:
+    """A concept's name in Unicode's NFKC form, in which names of concepts are compared."""
+    return unicodedata.normalize("NFKC", name)
+
+
+def by_picture(given: Mapping[str, _Value] | None) -> dict[str, _Value]:
+    """`given` with its pictures' names as `picture_key` has them."""
+    return {picture_key(name): value for name, value in (given or {}).items()}
+
+
+def concepts_in(
+    picture: str,
+    declared: Sequence[str],
+    contains: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Names of the concepts in a picture, as declared: those it is said to contain, else its prompt's, else all.
+
+    Args:
+        picture: the picture's name, a key of `contains` and `prompts` where it is in them.
+        declared: names of all concepts.
+        contains: names of the concepts in a picture, by picture name.
+        prompts: the user's own prompt by picture name.
+
+    Raises `PromptError` for a concept that is not declared and where both disagree, `ConfigError` where none is left.
+    """
+    contained = [concept_key(name) for name in contains[picture]] if picture in contains else None
+    mentioned = split_prompt(prompts[picture]).concepts if picture in prompts else None
+    _known("concept", [*(contained or ()), *(mentioned or ())], declared)
+    chosen = contained if contained is not None else mentioned if mentioned is not None else declared
+    if not chosen:
+        raise ConfigError(f"picture '{picture}' contains no concept: name at least one after --in {picture}=")
+    if mentioned is not None and set(mentioned) != set(chosen):
+        differing = sorted(set(mentioned) ^ set(chosen))[0]
+        raise PromptError(
+            f"the prompt of '{picture}' and --in disagree about <{differing}>: name the same concepts in both"
+        )
+    return tuple(name for name in declared if name in chosen)
+
+
 def _declare(
     name: str,
     word: str | None,
@@ -148,7 +204,6 @@ def _declare(
     num_vectors: int,
     start: ConceptSet | None,
 ) -> Concept:
-    validate_concept_name(name)
     if word is not None:
         word = " ".join(word.lower().split())
         if not word:
@@ -168,23 +223,9 @@ def _declare(
     return Concept(name, kind, word, num_vectors)
 
 
-def _place(
-    picture: Picture, declared: Sequence[str], contained: Sequence[str] | None, prompt: str | None
-) -> LearningPicture:
-    mentioned = None if prompt is None else split_prompt(prompt).concepts
-    if mentioned is not None:
-        _known("concept", mentioned, declared)
-    chosen = contained if contained is not None else mentioned if mentioned is not None else declared
-    if not chosen:
-        raise ConfigError(
-            f"picture '{picture.name}' contains no concept: name at least one after --in {picture.name}="
-        )
-    if mentioned is not None and set(mentioned) != set(chosen):
-        differing = sorted(set(mentioned) ^ set(chosen))[0]
-        raise PromptError(
-            f"the prompt of '{picture.name}' and --in disagree about <{differing}>: name the same concepts in both"
-        )
-    return LearningPicture(picture, tuple(name for name in declared if name in chosen), prompt)
+def _with_comparable_names(picture: Picture) -> Picture:
+    masks = {concept_key(name): mask for name, mask in picture.masks.items()}
+    return replace(picture, name=picture_key(picture.name), masks=masks)
 
 
 def _known(noun: str, given: Collection[str], known: Sequence[str]) -> None:

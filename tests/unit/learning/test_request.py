@@ -77,6 +77,21 @@ def test_what_cannot_be_learned_is_refused_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+def test_names_are_the_same_in_whatever_form_their_accents_are_typed() -> None:
+    composed, typed = "caf\u00e9", "cafe\u0301"
+    built = request(
+        pictures=[picture(typed, composed)],
+        concepts={typed: "house"},
+        method="gt",
+        contains={composed: [typed]},
+        prompts={typed: f"a photo of <{typed}>"},
+        kinds={composed: "background"},
+    )
+    (entry,), (concept,) = built.pictures, built.concepts
+    assert (entry.picture.name, entry.concepts) == (composed, (composed,))
+    assert (concept.name, concept.kind) == (composed, "background")
+
+
 def test_gt_needs_masks_of_contained_concepts_only() -> None:
     pictures = [picture("a", "cat"), picture("b", "dog")]
     built = request(pictures=pictures, method="gt", contains={"a": ["cat"], "b": ["dog"]})
