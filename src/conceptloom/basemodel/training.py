@@ -114,15 +114,14 @@ def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
 
 
 def easy_rules(side_px: int) -> SceneRules:
-    """Scenes from which words are learned fastest: one or two large sprites before little (docs/LOG.md)."""
+    """Scenes from which words are learned fastest: one or two large sprites in the middle, little behind (LOG.md)."""
     return SceneRules(
         side_px,
-        counts=(0.6, 0.4, 0.0),
-        backgrounds=(0.1, 0.35, 0.55),
-        smallest=0.3,
-        largest=0.9,
+        counts=(0.65, 0.35, 0.0),
+        backgrounds=(0.15, 0.4, 0.45),
         loose_captions=False,
         jitter=False,
+        centred=True,
     )
 
 

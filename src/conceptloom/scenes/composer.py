@@ -24,7 +24,8 @@ class SceneRules:
 
     ``counts`` are the probabilities of one, two and three sprites; ``backgrounds`` those of a photograph,
     a drawn scene and a plain colour; ``loose_captions`` leave things out as `captions.caption` says; ``jitter``
-    rotates slightly, mirrors, shades, and shifts brightness and colour.
+    rotates slightly, mirrors, shades, and shifts brightness and colour; ``centred`` puts one or two sprites large in
+    the middle.
     """
 
     side_px: int = 128
@@ -34,6 +35,7 @@ class SceneRules:
     largest: float = 0.60
     loose_captions: bool = True
     jitter: bool = True
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,17 @@ def layout(
     """Placements and the order of painting (back to front) for ``count`` sprites under a relation."""
     typical = {1: (0.36, rules.largest), 2: (0.30, 0.56), 3: (0.26, 0.44)}[min(count, 3)]
     low, high = typical if rng.random() < 0.85 else (rules.smallest, typical[0])
+    if rules.centred:
+        low, high = {1: (0.6, 0.8), 2: (0.42, 0.5), 3: (0.26, 0.4)}[min(count, 3)]
     sizes = rng.uniform(low, high, count)
     flips = rng.random(count) < 0.5
+    if rules.centred and count == 1:
+        x, y = rng.uniform(0.45, 0.55, 2)
+        return [Placement(float(x), float(y), float(sizes[0]), _angle(rng), bool(flips[0]))], [0]
     if relation is None or count < 2:
         places = [_free(size, flip, rng) for size, flip in zip(sizes, flips, strict=True)]
         return places, [int(index) for index in rng.permutation(count)]
-    first, second, front = _pair(relation, sizes, flips, rng)
+    first, second, front = _pair(relation, sizes, flips, rng, centred=rules.centred)
     rest = [_free(size, flip, rng) for size, flip in zip(sizes[2:], flips[2:], strict=True)]
     return [first, second, *rest], [*range(2, count), *((1, 0) if front == 0 else (0, 1))]
 
@@ -177,9 +184,14 @@ def _angle(rng: np.random.Generator) -> float:
 
 
 def _pair(
-    relation: str, sizes: NDArray[np.float64], flips: NDArray[np.bool_], rng: np.random.Generator
+    relation: str,
+    sizes: NDArray[np.float64],
+    flips: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    centred: bool = False,
 ) -> tuple[Placement, Placement, int]:
-    """Placements of a related pair (subject first) and which of the two is in front."""
+    """Placements of a related pair (subject first) and which of the two is in front; ``centred`` as one whole."""
     a, b = float(sizes[0]), float(sizes[1])
     flip_a, flip_b = bool(flips[0]), bool(flips[1])
     front = int(rng.integers(2))
@@ -208,10 +220,17 @@ def _pair(
         dx, dy, front = rng.uniform(-0.05, 0.05), -(a * 0.5 + b * 0.22), 0
     low_x, high_x = max(a / 2 - dx, b / 2), 1 - max(a / 2 + dx, b / 2)
     low_y, high_y = max(a / 2 - dy, b / 2), 1 - max(a / 2 + dy, b / 2)
-    bx = float(rng.uniform(low_x, high_x)) if low_x < high_x else (low_x + high_x) / 2
-    by = float(rng.uniform(low_y, high_y)) if low_y < high_y else (low_y + high_y) / 2
+    bx = _within(low_x, high_x, rng, centred)
+    by = _within(low_y, high_y, rng, centred)
     first = Placement(bx + float(dx), by + float(dy), a, _angle(rng), flip_a)
     return first, Placement(bx, by, b, _angle(rng), flip_b), front
+
+
+def _within(low: float, high: float, rng: np.random.Generator, centred: bool) -> float:
+    """Anywhere from ``low`` to ``high``; ``centred`` near their middle; the middle where they cross."""
+    middle = (low + high) / 2
+    reach = max(0.0, (high - low) / 2)
+    return float(middle + rng.uniform(-1, 1) * (min(reach, 0.05) if centred else reach))
 
 
 def _apart(count: int, rng: np.random.Generator, rules: SceneRules) -> list[Placement]:

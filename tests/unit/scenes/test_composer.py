@@ -88,6 +88,17 @@ def test_without_jitter_sprites_still_turn_to_face_each_other() -> None:
     assert mirrored_share("facing", 2, jitter=False) > 0.25
 
 
+@pytest.mark.parametrize(("count", "least"), [(1, 0.6), (2, 0.42)])
+def test_centred_sprites_stand_large_around_the_middle(count: int, least: float) -> None:
+    rules = SceneRules(centred=True)
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        places, _ = layout(count, "next to" if count == 2 else None, rng, rules)
+        assert min(place.size for place in places) >= least
+        assert np.mean([place.x for place in places]) == pytest.approx(0.5, abs=0.1)
+        assert np.mean([place.y for place in places]) == pytest.approx(0.5, abs=0.1)
+
+
 def test_boxes_bound_their_masks() -> None:
     for scene in scenes(20):
         for item, mask in zip(scene.objects, scene.masks, strict=True):
