@@ -235,14 +235,18 @@ def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(
     assert (result.exit_code, "done: set" in result.output) == (0, True), result.output
 
 
+def break_a_scene(folder: str, masks: np.ndarray) -> None:
+    """A folder in Break-A-Scene's layout, of the picture of the yard and bool masks (K, 70, 90)."""
+    Path(folder).mkdir()
+    Path("yard.png").rename(Path(folder) / "img.jpg")  # told by its content
+    for index, mask in enumerate(masks):
+        write_png(Path(folder) / f"mask{index}.png", mask)
+
+
 def test_break_a_scenes_layout_gives_gt_its_masks(invoke: Callable[..., Result]) -> None:
-    folder = Path("scene")
-    folder.mkdir()
-    Path("yard.png").rename(folder / "img.jpg")  # told by its content
     masks = np.zeros((2, 70, 90), dtype=bool)
     masks[0, 10:40, 20:50], masks[1, 45:65, 15:75] = True, True
-    for index, mask in enumerate(masks):
-        write_png(folder / f"mask{index}.png", mask)
+    break_a_scene("scene", masks)
     result = invoke(
         "scene",
         "--concept",
@@ -259,6 +263,35 @@ def test_break_a_scenes_layout_gives_gt_its_masks(invoke: Callable[..., Result])
     learned = ConceptSet.load("set")
     for name, mask in zip(("cat", "mat"), masks, strict=True):
         assert (learned.masks["scene", name] != mask).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"contains": {"scene": ["cafe\u0301"]}},
+        {"prompts": {"scene": "a photo of <caf\u00e9>"}},
+    ],
+    ids=["--in", "--prompt"],
+)
+def test_a_break_a_scene_folder_holds_the_concepts_its_picture_is_said_to(
+    told: dict[str, Any], tiny_backbone: Backbone
+) -> None:
+    mask = np.zeros((1, 70, 90), dtype=bool)
+    mask[0, 10:40, 20:50] = True
+    break_a_scene("scene.v1", mask)
+    write_png("mask.png", mask[0])
+    job = prepare_job(
+        ["scene.v1", "park.png"],
+        {"cafe\u0301": None, "dog": "dog"},
+        Path("set"),
+        masks={("park", "cafe\u0301"): "mask.png", ("park", "dog"): "mask.png"},
+        base_model=tiny_backbone,
+        overrides={"method": "gt"},
+        **told,
+    )
+    scene, park = (entry.picture for entry in job.request.pictures)
+    assert (scene.name, list(scene.masks)) == ("scene", ["caf\u00e9"])
+    assert list(park.masks) == ["caf\u00e9", "dog"]
 
 
 def test_a_mask_option_gives_gt_its_mask(invoke: Callable[..., Result]) -> None:

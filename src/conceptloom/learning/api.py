@@ -18,7 +18,14 @@ from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.recorder import Recorder, run_folder
-from conceptloom.learning.request import LearnRequest, build_request
+from conceptloom.learning.request import (
+    LearnRequest,
+    build_request,
+    by_picture,
+    concept_key,
+    concepts_in,
+    picture_key,
+)
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
 from conceptloom.runs import RunLock
@@ -138,7 +145,13 @@ def prepare_job(
             f"masks are given, but method {method} does not use them: add method gt or leave them out"
         )
     start = _start_from(out)
-    loaded = _load_pictures(pictures, list(concepts), contains or {}, masks or {})
+    loaded = _load_pictures(
+        pictures,
+        [concept_key(name) for name in concepts],
+        by_picture(contains),
+        by_picture(prompts),
+        masks or {},
+    )
     request_with = partial(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
@@ -178,6 +191,7 @@ def _load_pictures(
     pictures: Sequence[str | Path | Picture],
     concepts: Sequence[str],
     contains: Mapping[str, Sequence[str]],
+    prompts: Mapping[str, str],
     masks: Mapping[tuple[str, str], str | Path],
 ) -> list[Picture]:
     loaded = []
@@ -185,16 +199,19 @@ def _load_pictures(
         if isinstance(given, Picture):
             loaded.append(given)
         elif Path(given).is_dir():
-            listed = contains.get(Path(given).name, concepts)
-            loaded.append(load_break_a_scene(Path(given), [name for name in concepts if name in listed]))
+            own_name = picture_key(Path(given).absolute().stem)
+            masked = concepts_in(own_name, concepts, contains, prompts)
+            loaded.append(load_break_a_scene(Path(given), masked))
         else:
             loaded.append(load_picture(Path(given)))
-    for (name, concept), path in masks.items():
-        index = next((index for index, picture in enumerate(loaded) if picture.name == name), None)
+    names = [picture_key(picture.name) for picture in loaded]
+    for key, path in masks.items():
+        name, concept = picture_key(key[0]), concept_key(key[1])
+        index = names.index(name) if name in names else None
         if index is None or concept not in concepts:
             raise PictureError(
                 f"a mask is given for '{concept}' in '{name}': expected one of the pictures"
-                f" {', '.join(picture.name for picture in loaded)} and one of the concepts {', '.join(concepts)}"
+                f" {', '.join(names)} and one of the concepts {', '.join(concepts)}"
             )
         height, width = loaded[index].pixels.shape[:2]
         given_masks = {**loaded[index].masks, concept: load_mask(Path(path), (height, width))}
