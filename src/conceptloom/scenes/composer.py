@@ -229,8 +229,11 @@ def _pair(
 def _within(low: float, high: float, rng: np.random.Generator, centred: bool) -> float:
     """Anywhere from ``low`` to ``high``; ``centred`` near their middle; the middle where they cross."""
     middle = (low + high) / 2
-    reach = max(0.0, (high - low) / 2)
-    return float(middle + rng.uniform(-1, 1) * (min(reach, 0.05) if centred else reach))
+    if low >= high:
+        return middle
+    if centred:
+        low, high = max(low, middle - 0.05), min(high, middle + 0.05)
+    return float(rng.uniform(low, high))
 
 
 def _apart(count: int, rng: np.random.Generator, rules: SceneRules) -> list[Placement]:
