@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,6 +226,22 @@ def test_a_record_cut_short_does_not_keep_a_run_from_going_on(
         3,
         4,
     ]
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_a_run_killed_after_its_set_was_complete_is_finished(
+    further: bool, invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    if further:
+        assert invoke(*TWO, "--out", "set").exit_code == 0
+    interrupt(reached("joint", 1))
+    assert invoke(*TWO, "--out", "set").exit_code == 130
+    shutil.copytree("set.learning", "left")
+    assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
+    Path("left").rename("set.learning")
+    result = invoke(*TWO, "--resume", "--out", "set")
+    assert "set is complete" in str(result.exception)
+    assert not Path("set.learning").exists()
 
 
 def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(

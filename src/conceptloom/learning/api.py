@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.errors import ConfigError, PictureError, RunError
-from conceptloom.learning.checkpoint import newest_checkpoint
+from conceptloom.learning.checkpoint import Checkpoint, newest_checkpoint
 from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
@@ -156,8 +157,7 @@ def prepare_job(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
     # What is wrong with any family's numbers is wrong with these, and told before the model is loaded.
-    request_with(resolve_config("builtin", overrides))
-    _check_run_folder(run_folder(out), resume)
+    _check_run_folder(request_with(resolve_config("builtin", overrides)), out, resume)
     backbone = base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
     if start is not None:
         start.check_base(backbone)
@@ -181,10 +181,30 @@ def _start_from(out: Path) -> ConceptSet | None:
     return None
 
 
-def _check_run_folder(folder: Path, resume: bool) -> None:
-    """Refuse to go on with no run, and to begin where another one is at work or unfinished."""
+def _check_run_folder(request: LearnRequest, out: Path, resume: bool) -> None:
+    """Refuse to go on with no run, and to begin where another one is at work or unfinished.
+
+    A run that was killed between writing its set and removing its folder is finished: the folder is removed.
+    """
+    folder = run_folder(out)
     with RunLock(folder) if folder.parent.is_dir() else nullcontext():
-        require_resumable(folder, newest_checkpoint(folder / CHECKPOINTS), resume=resume)
+        found = newest_checkpoint(folder / CHECKPOINTS)
+        if found.checkpoint is None or not _has_written_its_set(found.checkpoint, request):
+            require_resumable(folder, found, resume=resume)
+            return
+        shutil.rmtree(folder)
+    if resume:
+        raise RunError(
+            f"{out} is complete, nothing is left to resume: leave --resume out to learn it further"
+        )
+
+
+def _has_written_its_set(checkpoint: Checkpoint, request: LearnRequest) -> bool:
+    """Whether the set that is there is what the checkpoint's run made, and not what it began from."""
+    began_from, config = checkpoint.description["start"], checkpoint.description["config"]
+    if request.start is None or began_from == request.description()["start"]:
+        return False
+    return bool(config == request.start.config)
 
 
 def _load_pictures(
