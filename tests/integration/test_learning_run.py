@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conceptloom.backbone import Backbone
 from conceptloom.concepts import Concept, ConceptSet
-from conceptloom.errors import ConfigError, RunError
+from conceptloom.errors import ConfigError, DeviceError, RunError
 from conceptloom.learning import (
     Finished,
     LearningPicture,
@@ -24,6 +24,7 @@ from conceptloom.learning import (
     Progress,
     Resumed,
     StepDone,
+    estimate,
     resolve_config,
     run,
     trainer,
@@ -333,6 +334,37 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_no_bad_checkpoint(
         list(run(request_for(checkpoint_every=1), tiny_backbone, tmp_path / "run"))
     newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     assert json.loads((newest / "state.json").read_text())["state"]["done"]["em"] == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda backbone, folder: list(run(request_for(), backbone, folder)),
+        lambda backbone, folder: estimate(request_for(), backbone),
+    ],
+    ids=["run", "estimate"],
+)
+def test_running_out_of_memory_is_told_in_one_line(
+    error: Exception,
+    work: Callable[[Backbone, Path], object],
+    tiny_backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def predict(*args: Any) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at batch_size 2: .* smaller batch_size"):
+        work(tiny_backbone, tmp_path / "run")
 
 
 def test_two_concepts_of_one_word_do_not_start_equal(tiny_backbone: Backbone) -> None:

@@ -21,6 +21,7 @@ from conceptloom.backbone.adapters import (
     weights_state,
 )
 from conceptloom.backbone.attention import AttentionRecord, record_attention, selector_for
+from conceptloom.backbone.devices import telling_of_memory
 from conceptloom.backbone.loading import load_backbone
 from conceptloom.backbone.model import (
     Backbone,
@@ -73,6 +74,7 @@ __all__ = [
     "restore_weights",
     "sample",
     "selector_for",
+    "telling_of_memory",
     "tokenize",
     "unfreeze",
     "vocabulary_spread",

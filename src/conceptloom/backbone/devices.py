@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from conceptloom.errors import DeviceError
@@ -48,3 +51,16 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "bfloat16" and device.type == "mps":
         raise DeviceError("bfloat16 is not used on 'mps': choose float32")
     return DTYPES[dtype]
+
+
+@contextmanager
+def telling_of_memory(device: torch.device, doing: str, advice: str) -> Iterator[None]:
+    """Raise `DeviceError` when memory runs out within: "'cuda' ran out of memory at `doing`: `advice`"."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class of its own for CUDA only
+        told = str(error)
+        if isinstance(error, RuntimeError) and not ("out of memory" in told or "DefaultCPUAllocator" in told):
+            raise
+        raise DeviceError(f"'{device}' ran out of memory at {doing}: {advice}") from error

@@ -19,6 +19,7 @@ from conceptloom.backbone import (
     applied_weights,
     encode_prompts,
     sample,
+    telling_of_memory,
     tokenize,
 )
 from conceptloom.concepts import ConceptSet
@@ -153,22 +154,20 @@ def _draw_batch(
 ) -> Tensor:
     """Latents (B, c, h, w) of one batch under the set's tokens and weights."""
     rows = concept_set.rows()
-    try:
-        with applied_weights(backbone, concept_set.weights):
-            return sample(
-                backbone,
-                encode_prompts(backbone, texts, rows),
-                encode_prompts(backbone, [negative], rows),
-                [(seed, "generate", index) for index in indices],
-                guidance_scale=settings.guidance_scale,
-                num_inference_steps=settings.num_inference_steps,
-                on_step=on_step,
-            )
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"'{backbone.device}' ran out of memory at {len(indices)} images a batch:"
-            " choose a smaller batch size or another device"
-        ) from error
+    advice = "choose a smaller batch size or another device"
+    with (
+        telling_of_memory(backbone.device, f"{len(indices)} images a batch", advice),
+        applied_weights(backbone, concept_set.weights),
+    ):
+        return sample(
+            backbone,
+            encode_prompts(backbone, texts, rows),
+            encode_prompts(backbone, [negative], rows),
+            [(seed, "generate", index) for index in indices],
+            guidance_scale=settings.guidance_scale,
+            num_inference_steps=settings.num_inference_steps,
+            on_step=on_step,
+        )
 
 
 def _overall(on_step: OnStep | None, images_before: int, images_now: int, images: int) -> OnStep | None:

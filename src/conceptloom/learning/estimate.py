@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone, weight_names, weights_state
+from conceptloom.backbone import Backbone, telling_of_memory, weight_names, weights_state
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import draw_batch
 from conceptloom.learning.e_step import initial_maps, masks_from
@@ -56,7 +56,16 @@ class Estimate:
 
 
 def estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
-    """Time a few steps on throw-away tokens; nothing of the run is touched, no random draw of it is used up."""
+    """Time a few steps on throw-away tokens; nothing of the run is touched, no random draw of it is used up.
+
+    Raises `DeviceError` when they already run out of memory.
+    """
+    advice = "choose a smaller batch_size or another device"
+    with telling_of_memory(backbone.device, f"batch_size {request.config.batch_size}", advice):
+        return _estimate(request, backbone)
+
+
+def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
     config = request.config.model_copy(update={"initial_timesteps": TIMED_TIMESTEPS})
     material = prepare_material(request, backbone)
     rows = Parameter(starting_rows(backbone, request.concepts, config, request.start))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone, tokenize
+from conceptloom.backbone import Backbone, telling_of_memory, tokenize
 from conceptloom.concepts import BaseModelRecord, ConceptSet
 from conceptloom.errors import PromptError, RunError
 from conceptloom.learning.batches import Batch, Material, loss_layers, map_layers
@@ -91,10 +91,13 @@ def run(
     Raises:
         RunError: nothing to resume, an unfinished run in the way, another run's checkpoint, a loss that is no
             longer finite.
+        DeviceError: out of memory.
     """
     config = request.config
     description = {**request.description(), "base_model": backbone.fingerprint}
-    with RunLock(folder):
+    batch = f"batch_size {config.batch_size}"
+    advice = "free some and add --resume, or start again with a smaller batch_size or with train lora or kv"
+    with RunLock(folder), telling_of_memory(backbone.device, batch, advice):
         found = newest_checkpoint(folder / CHECKPOINTS)
         require_resumable(folder, found, resume=resume)
         if found.checkpoint is not None:
