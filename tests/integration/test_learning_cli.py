@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from conceptloom.backbone import Backbone
+from conceptloom.backbone import Backbone, weight_names, weights_state
 from conceptloom.cli import learn as verb
 from conceptloom.concepts import ConceptSet
 from conceptloom.errors import ConceptloomError, ConfigError, PictureError, RunError
@@ -447,3 +448,30 @@ def test_the_estimate_covers_every_stage_and_draws_nothing_of_the_run(tiny_backb
     first = next(event for event in job.events() if isinstance(event, StepDone))
     halfway = expected.remaining_seconds(first, 1.0)
     assert 0 < halfway < 100
+
+
+def test_the_estimate_of_memory_counts_trained_weights_and_the_prior_images(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter((1000, 1100, 1300) * 2)
+    monkeypatch.setattr(sys.modules["conceptloom.learning.estimate"], "_peak_bytes", lambda _: next(peaks))
+    config = {**SHORT, "train": "full"}
+    with_prior, without = (
+        estimate(
+            prepare_job(
+                ["yard.png"],
+                {"cat": "cat"},
+                Path("set"),
+                base_model=tiny_backbone,
+                overrides={**config, "prior_weight": weight},
+            ).request,
+            tiny_backbone,
+        ).peak_bytes
+        for weight in (1.0, 0.0)
+    )
+    numbers = sum(
+        tensor.numel()
+        for tensor in weights_state(tiny_backbone, weight_names(tiny_backbone, "full")).values()
+    )
+    assert without == 1300 + 16 * numbers
+    assert with_prior == without + 100

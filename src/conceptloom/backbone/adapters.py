@@ -141,9 +141,14 @@ def weight_names(backbone: Backbone, kind: DenseKind) -> tuple[str, ...]:
     return tuple(names)
 
 
+def live_weights(backbone: Backbone, names: Iterable[str]) -> dict[str, Tensor]:
+    """The named weights themselves, detached: they go on changing with the model."""
+    return {name: _parameter(backbone, name).detach() for name in names}
+
+
 def weights_state(backbone: Backbone, names: Iterable[str]) -> dict[str, Tensor]:
     """Copies of the named weights on the CPU, in the dtype they have."""
-    return {name: _parameter(backbone, name).detach().cpu().clone() for name in names}
+    return {name: weight.cpu().clone() for name, weight in live_weights(backbone, names).items()}
 
 
 def restore_weights(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
@@ -161,12 +166,12 @@ def weight_difference(
     """Trained minus base weights.
 
     Args:
-        base: weights before learning.
+        base: weights before learning, on the CPU.
         trained: weights after it, same names and shapes.
         dtype: storage dtype. float16 keeps a difference to 3e-8 or a two-thousandth of itself, whichever is more,
             which is below what a forward pass in bfloat16 can tell; float32 keeps it whole at twice the size.
     """
-    return {name: (trained[name].float() - base[name].float()).to(dtype) for name in base}
+    return {name: (trained[name].cpu().float() - base[name].float()).to(dtype) for name in base}
 
 
 def apply_difference(backbone: Backbone, difference: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone, telling_of_memory, weight_names, weights_state
+from conceptloom.backbone import Backbone, live_weights, telling_of_memory, weight_names
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import draw_batch
 from conceptloom.learning.e_step import initial_maps, masks_from
@@ -91,8 +91,10 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
         )
         token_step(material, rows, descent, material.batch(draws, grids), config, "the timed step")
 
+    before = _peak_bytes(backbone)
     timed_step(0)  # the first one also pays for what libraries prepare once
     per_step = sum(_timed(partial(timed_step, 1 + step))[1] for step in range(TIMED_STEPS)) / TIMED_STEPS
+    step_bytes = _peak_bytes(backbone) - before
 
     maps, pass_seconds = _timed(lambda: initial_maps(material, rows, 0, config))
     per_pass = pass_seconds / TIMED_TIMESTEPS
@@ -124,7 +126,10 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
         seconds["joint"] = (
             config.joint_steps * per_joint + _previews(config.joint_steps, config) * SAMPLES * per_image
         )
-    return Estimate(seconds, _peak_bytes(backbone) + _weight_bytes(backbone, config))
+    peak = _peak_bytes(backbone) + _weight_bytes(backbone, config)
+    if config.trains_weights and config.prior_weight > 0:
+        peak += step_bytes  # the prior images' share of a step is held beside the pictures'
+    return Estimate(seconds, peak)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -160,4 +165,4 @@ def _weight_bytes(backbone: Backbone, config: LearnConfig) -> int:
     if not config.trains_weights or config.train == "lora":
         return 0
     names = weight_names(backbone, "kv" if config.train == "kv" else "full")
-    return 4 * 4 * sum(tensor.numel() for tensor in weights_state(backbone, names).values())
+    return 4 * 4 * sum(tensor.numel() for tensor in live_weights(backbone, names).values())

@@ -62,9 +62,9 @@ class Descent:
         self._optimizer.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """AdamW's moments and step counts by parameter index, as "0.exp_avg"."""
+        """AdamW's moments and step counts by parameter index, as "0.exp_avg"; the next step changes them."""
         return {
-            f"{index}.{name}": value.detach().cpu().clone()
+            f"{index}.{name}": value.detach()
             for index, parameter in enumerate(self._parameters)
             for name, value in self._optimizer.state.get(parameter, {}).items()
         }

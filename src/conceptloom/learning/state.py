@@ -48,6 +48,7 @@ class LearningState:
         if stage == self._stored_stage:
             for name, tensors in self._stored_descents.items():
                 self.descents[name].load(tensors)
+            self._stored_stage, self._stored_descents = None, {}
 
     def set_masks(self, picture: int, masks: npt.NDArray[np.bool_]) -> None:
         """Give one picture new masks, (K, side, side)."""
@@ -59,7 +60,7 @@ class LearningState:
             self.masks[picture], self.grids[picture] = masks, grids
 
     def checkpoint(self, description: Mapping[str, Any]) -> Checkpoint:
-        """Everything a resumed run needs to go on bit by bit."""
+        """Everything a resumed run needs to go on bit by bit; not copied, to be written before the next step."""
         tensors: dict[str, Tensor] = {"rows": self.rows}
         for name, descent in self.descents.items():
             tensors |= {f"descent.{name}.{key}": value for key, value in descent.state().items()}

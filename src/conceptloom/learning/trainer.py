@@ -117,6 +117,7 @@ def run(
                 state.loss_on_others = prior_loss(backbone, others) if others else None
             else:
                 state.restore(found.checkpoint)
+                found = Found(None, found.skipped)  # lets go of a checkpoint that may be gigabytes
                 yield Resumed(*learner.position(), skipped=found.skipped)
             try:
                 yield from learner.tokens()

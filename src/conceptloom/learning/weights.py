@@ -16,6 +16,7 @@ from conceptloom.backbone import (
     add_lora,
     applied_weights,
     apply_difference,
+    live_weights,
     load_lora_state,
     lora_state,
     remove_lora,
@@ -40,7 +41,7 @@ class TrainedWeights(Protocol):
         """Make the weights trainable; a second call changes nothing."""
 
     def state(self) -> dict[str, Tensor]:
-        """Exact copies for a checkpoint; empty before `begin`."""
+        """For a checkpoint, to be written before the next step; empty before `begin`."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over `state()` of an earlier run, after `begin`."""
@@ -119,7 +120,7 @@ class DenseWeights:
 
     def state(self) -> dict[str, Tensor]:
         """The weights under training, whole."""
-        return weights_state(self._backbone, self._trained)
+        return live_weights(self._backbone, self._trained)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Fill the weights under training."""
@@ -130,7 +131,7 @@ class DenseWeights:
         """Difference to the base weights."""
         if not self._trained:
             return self._start
-        trained = weights_state(self._backbone, self._base)
+        trained = live_weights(self._backbone, self._base)
         return WeightsDelta(self._kept_kind, weight_difference(self._base, trained))
 
     def close(self) -> None:
