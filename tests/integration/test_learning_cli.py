@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -475,3 +476,26 @@ def test_the_estimate_of_memory_counts_trained_weights_and_the_prior_images(
     )
     assert without == 1300 + 16 * numbers
     assert with_prior == without + 100
+
+
+def test_a_run_that_trains_weights_says_what_disk_its_checkpoints_and_set_take(
+    invoke: Callable[..., Result],
+) -> None:
+    Path("full.json").write_text(json.dumps({**SHORT, "train": "full", "joint_steps": 1, "em_steps": 1}))
+    result = invoke("yard.png", "--concept", "cat=cat", "--out", "set", config="full.json")
+    assert re.search(r"GB of memory, \d+\.\d GB of disk while it learns", result.output), result.output
+
+
+def test_a_run_that_the_disk_has_no_room_for_is_refused(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model=tiny_backbone, overrides=SHORT)
+    with pytest.raises(RunError, match=r"need \d+\.\d GB, the disk of .* has 0\.0 GB free"):
+        prepare_job(
+            ["yard.png"],
+            {"cat": "cat"},
+            Path("set"),
+            base_model=tiny_backbone,
+            overrides={**SHORT, "train": "full"},
+        )

@@ -221,10 +221,11 @@ def _announce(job: LearnJob, expected: Estimate) -> None:
     if request.config.method != "gt" and any(entry.picture.masks for entry in request.pictures):
         typer.echo(f"the folder's masks are not used by method {request.config.method}")
     backbone = job.backbone
+    disk = f", {expected.disk_bytes / 1e9:.1f} GB of disk while it learns" if expected.disk_bytes else ""
     typer.echo(
         f"method {request.config.method} on {backbone.name}, {backbone.device.type},"
         f" {str(backbone.dtype).removeprefix('torch.')}: about {_duration(expected.total_seconds)}"
-        f" and {expected.peak_bytes / 1e9:.1f} GB"
+        f" and {expected.peak_bytes / 1e9:.1f} GB of memory{disk}"
     )
 
 

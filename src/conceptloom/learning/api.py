@@ -28,6 +28,7 @@ from conceptloom.learning.request import (
     picture_key,
 )
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
+from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
 from conceptloom.runs import RunLock
 
@@ -162,6 +163,7 @@ def prepare_job(
     if start is not None:
         start.check_base(backbone)
     config = resolve_config(family_of(backbone.version), overrides)
+    _require_space(run_folder(out), disk_bytes(backbone, config))
     return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
 
 
@@ -205,6 +207,18 @@ def _has_written_its_set(checkpoint: Checkpoint, request: LearnRequest) -> bool:
     if request.start is None or began_from == request.description()["start"]:
         return False
     return bool(config == request.start.config)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    """Raise `RunError` when the disk lacks room for `needed` bytes in `folder`; what it holds already counts."""
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    disk = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(disk).free + held
+    if free < needed:
+        raise RunError(
+            f"checkpoints and set need {needed / 1e9:.1f} GB, the disk of {disk} has {free / 1e9:.1f} GB free:"
+            " make room, choose a folder on another disk, or set train to lora or kv"
+        )
 
 
 def _load_pictures(

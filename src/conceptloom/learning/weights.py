@@ -27,7 +27,25 @@ from conceptloom.backbone import (
     weights_state,
 )
 from conceptloom.errors import ConfigError
+from conceptloom.learning.checkpoint import KEPT
 from conceptloom.learning.config import LearnConfig
+
+
+def dense_numbers(backbone: Backbone, config: LearnConfig) -> int:
+    """How many numbers of the base model itself a run trains; an adapter's are few and its own."""
+    if not config.trains_weights or config.train == "lora":
+        return 0
+    names = weight_names(backbone, "kv" if config.train == "kv" else "full")
+    return sum(weight.numel() for weight in live_weights(backbone, names).values())
+
+
+def disk_bytes(backbone: Backbone, config: LearnConfig) -> int:
+    """What a run writes at most at one time because weights train densely; all else is small beside it.
+
+    A checkpoint holds each weight and two AdamW moments in float32, and one is written beside those kept; the concept
+    set holds a difference in float16.
+    """
+    return ((KEPT + 1) * 3 * 4 + 2) * dense_numbers(backbone, config)
 
 
 class TrainedWeights(Protocol):
