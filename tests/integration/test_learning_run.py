@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conceptloom.backbone import Backbone
+from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.concepts import Concept, ConceptSet
 from conceptloom.errors import ConfigError, DeviceError, RunError
 from conceptloom.learning import (
@@ -192,6 +192,15 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_field(
     stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
     with pytest.raises(RunError, match=r"config\.token_lr was 0\.01, is 0\.02"):
         next(iter(run(request_for(token_lr=0.02), tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_another_precision_is_refused(
+    tiny_backbone: Backbone, tiny_folder: Path, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    other = load_backbone(tiny_folder, device="cpu", dtype="bfloat16")
+    with pytest.raises(RunError, match="dtype was float32, is bfloat16"):
+        next(iter(run(request_for(), other, tmp_path / "run", resume=True)))
 
 
 def test_the_cadence_of_previews_may_change_on_resuming(tiny_backbone: Backbone, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Checkpoint:
     state: Mapping[str, Any]
     """Plain data: steps done per stage, counters."""
     description: Mapping[str, Any]
-    """What the run was asked to learn, and the base model's fingerprint."""
+    """What the run was asked to learn, the base model's fingerprint and precision."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def run(
         request: pictures, concepts, configuration.
         backbone: the base model.
         folder: run folder; only the lock and `checkpoints/` are written there.
-        resume: go on from the newest complete checkpoint in `folder`.
+        resume: go on from the newest complete checkpoint in `folder`, on the same kind of device to the same bits.
 
     Raises:
         RunError: nothing to resume, an unfinished run in the way, another run's checkpoint, a loss that is no
@@ -94,7 +94,8 @@ def run(
         DeviceError: out of memory.
     """
     config = request.config
-    description = {**request.description(), "base_model": backbone.fingerprint}
+    dtype = str(backbone.dtype).removeprefix("torch.")
+    description = {**request.description(), "base_model": backbone.fingerprint, "dtype": dtype}
     batch = f"batch_size {config.batch_size}"
     advice = "free some and add --resume, or start again with a smaller batch_size or with train lora or kv"
     with RunLock(folder), telling_of_memory(backbone.device, batch, advice):
