@@ -159,7 +159,7 @@ def layout(
     typical = {1: (0.36, rules.largest), 2: (0.30, 0.56), 3: (0.26, 0.44)}[min(count, 3)]
     low, high = typical if rng.random() < 0.85 else (rules.smallest, typical[0])
     if rules.centred:
-        low, high = {1: (0.6, 0.8), 2: (0.42, 0.5), 3: (0.26, 0.4)}[min(count, 3)]
+        low, high = {1: (0.48, 0.6), 2: (0.42, 0.5), 3: (0.26, 0.4)}[min(count, 3)]
     sizes = rng.uniform(low, high, count)
     flips = rng.random(count) < 0.5
     if rules.centred and count == 1:
