@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from conceptloom.errors import RunError
 
 if TYPE_CHECKING:
     from conceptloom.scenes.composer import Scene
@@ -34,7 +37,8 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help=f"Folder for everything. Default: {DEFAULT_OUT}, or {DEFAULT_OUT}-2, ... when that is not empty.",
+            help="Folder for everything, new or of a demo that stopped while it learned, which goes on."
+            f" Default: {DEFAULT_OUT}, or {DEFAULT_OUT}-2, ... when that is not empty.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
@@ -45,23 +49,31 @@ def demo(
     photographs are ones that the built-in model has never seen.
     """
     from conceptloom.cli.generate import generate
-    from conceptloom.cli.learn import learn
+    from conceptloom.cli.learn import carry_out
     from conceptloom.generation import SHEET, free_folder
+    from conceptloom.generation.files import require_free
+    from conceptloom.learning import prepare_job, run_folder
+    from conceptloom.learning.checkpoint import newest_checkpoint
+    from conceptloom.learning.trainer import CHECKPOINTS
     from conceptloom.pictures import write_png
 
     begun = time.monotonic()
     folder = free_folder(DEFAULT_OUT) if out is None else out
     pictures = {name: folder / f"{name}.png" for name in CONTAINS}
-    folder.mkdir(parents=True, exist_ok=True)
+    run = run_folder(folder / "set")
+    require_free(folder, ())
+    _require_only(folder, {run.name, *(path.name for path in pictures.values())})
     for name, scene in demo_scenes().items():
         write_png(pictures[name], scene.pixels, None)
-    learn(
-        pictures=list(pictures.values()),
-        concept=[f"{name}={word}" for name, word in WORDS.items()],
-        contains=[f"{picture}={','.join(names)}" for picture, names in CONTAINS.items()],
-        seed=seed,
-        out=folder / "set",
+    job = prepare_job(
+        list(pictures.values()),
+        WORDS,
+        folder / "set",
+        contains=CONTAINS,
+        overrides={"seed": seed},
+        resume=newest_checkpoint(run / CHECKPOINTS).checkpoint is not None,
     )
+    carry_out(job, f"the same command with --out {folder} goes on")
     generate(folder / "set", list(PROMPTS), num=IMAGES_PER_PROMPT, seed=seed, out=folder / "images")
     typer.echo(f"\nin {time.monotonic() - begun:.0f} seconds; look at")
     for path, what in (
@@ -71,6 +83,15 @@ def demo(
         (folder / "images" / SHEET, "new pictures in which the three meet"),
     ):
         typer.echo(f"  {path}  {what}")
+
+
+def _require_only(folder: Path, names: Collection[str]) -> None:
+    """Raise `RunError` when `folder` holds anything but `names` and hidden files."""
+    others = sorted(
+        path.name for path in folder.iterdir() if path.name not in names and not path.name.startswith(".")
+    )
+    if others:
+        raise RunError(f"'{folder}' holds '{others[0]}' already: choose a new or empty folder for the demo")
 
 
 def demo_scenes() -> dict[str, Scene]:

@@ -130,7 +130,7 @@ def learn(
     Ctrl-C finishes the step, writes a checkpoint and exits with 130 (143 on
     SIGTERM); --resume then goes on as if it had not stopped.
     """
-    from conceptloom.learning import estimate, prepare_job, read_config_file
+    from conceptloom.learning import prepare_job, read_config_file
 
     overrides: dict[str, Any] = {} if config is None else read_config_file(config)
     given = {"method": None if method is None else method.value, "seed": seed, "preview_every": preview_every}
@@ -149,9 +149,16 @@ def learn(
         dtype=dtype.value,
         resume=resume,
     )
+    carry_out(job, "--resume goes on")
+
+
+def carry_out(job: LearnJob, advice: str) -> None:
+    """Learn before the user's eyes; when a signal stops it, `advice` says how to go on."""
+    from conceptloom.learning import estimate
+
     _announce(job, expected := estimate(job.request, job.backbone))
-    _follow(job, expected)
-    typer.echo(f"done: {out} (look at {out / 'index.html'})")
+    _follow(job, expected, advice)
+    typer.echo(f"done: {job.out} (look at {job.out / 'index.html'})")
 
 
 def parse_concepts(options: Sequence[str]) -> dict[str, str | None]:
@@ -229,7 +236,7 @@ def _announce(job: LearnJob, expected: Estimate) -> None:
     )
 
 
-def _follow(job: LearnJob, expected: Estimate) -> None:
+def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
     """Drive the run under a progress bar until it ends or a signal asks it to stop."""
     from contextlib import closing
 
@@ -296,7 +303,7 @@ def _follow(job: LearnJob, expected: Estimate) -> None:
                     told = "stopped before the first step: repeat the command, images drawn so far are kept"
                 else:
                     where = f"{event.stage} step {event.step}"
-                    told = f"stopped after {where}, see {run_folder(job.out)}: --resume goes on"
+                    told = f"stopped after {where}, see {run_folder(job.out)}: {advice}"
                 typer.echo(told)
                 raise typer.Exit(128 + signals[0])
 
