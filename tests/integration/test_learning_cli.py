@@ -246,6 +246,17 @@ def test_a_run_killed_after_its_set_was_complete_is_finished(
     assert not Path("set.learning").exists()
 
 
+def test_a_run_killed_while_its_set_took_the_place_of_the_earlier_one_goes_on(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    assert invoke("yard.png", "--concept", "cat=cat", "--out", "set").exit_code == 0
+    interrupt(reached("joint", 1))
+    assert invoke("park.png", "--concept", "bird=bird", "--out", "set").exit_code == 130
+    Path("set").rename(".set.previous")
+    assert invoke("park.png", "--concept", "bird=bird", "--out", "set", "--resume").exit_code == 0
+    assert [concept.name for concept in ConceptSet.load("set").concepts] == ["cat", "bird"]
+
+
 def test_ctrl_c_while_the_finished_set_is_written_changes_nothing(
     invoke: Callable[..., Result], interrupt: Callable[..., None]
 ) -> None:

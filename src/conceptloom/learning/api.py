@@ -13,6 +13,7 @@ from typing import Any
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
+from conceptloom.concepts.storage import previous_of
 from conceptloom.errors import ConfigError, PictureError, RunError
 from conceptloom.learning.checkpoint import Checkpoint, newest_checkpoint
 from conceptloom.learning.config import Method
@@ -171,7 +172,8 @@ def _start_from(out: Path) -> ConceptSet | None:
     """The set in `out` to learn further from, None when there is none; refuses a folder that can't become a set."""
     if Path.cwd().is_relative_to(out.resolve()):
         raise RunError(f"{out} holds the folder you are in, but is replaced as a whole: choose another one")
-    if out.is_dir() and any(out.iterdir()):
+    was_cut_short = not out.exists() and previous_of(out.resolve()).is_dir()  # see `replace_folder`
+    if was_cut_short or (out.is_dir() and any(out.iterdir())):
         return ConceptSet.load(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file: choose a folder for the concept set")
