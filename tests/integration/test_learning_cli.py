@@ -219,8 +219,8 @@ def test_a_record_cut_short_does_not_keep_a_run_from_going_on(
 ) -> None:
     interrupt(reached("em", 3))
     assert invoke(*TWO, "--out", "set").exit_code == 130
-    with Path("set.learning/metrics.jsonl").open("a") as stream:
-        stream.write('{"stage": "em", "st')
+    metrics = Path("set.learning/metrics.jsonl")
+    metrics.write_text(re.sub('"prompt".*', '"pro', metrics.read_text()) + '{"stage": "em", "st')
     assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
     assert [row["step"] for row in metrics_of("set") if row["stage"] == "em" and "loss" in row] == [
         1,
@@ -228,6 +228,17 @@ def test_a_record_cut_short_does_not_keep_a_run_from_going_on(
         3,
         4,
     ]
+
+
+def test_masks_found_before_a_stop_are_previewed_after_it(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    Path("rare.json").write_text(json.dumps({**SHORT, "mask_update_every": 3, "preview_every": 4}))
+    interrupt(reached("em", 3))
+    assert invoke(*TWO, "--out", "set", config="rare.json").exit_code == 130
+    assert invoke(*TWO, "--resume", "--out", "set", config="rare.json").exit_code == 0
+    for picture in ("yard", "park"):
+        assert Path(f"set/previews/masks/{picture}/em-000004.png").is_file()
 
 
 @pytest.mark.parametrize("further", [False, True])

@@ -30,6 +30,8 @@ class Resumed(Progress):
     """The run goes on from a checkpoint; `skipped` says which newer ones were damaged, and how."""
 
     skipped: tuple[str, ...] = ()
+    masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """As in `MasksUpdated`, by picture, where stage 2 is done."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,26 +117,28 @@ class Recorder:
                 if scalars is not None and isinstance(event, Finished):
                     scalars.close()
                 self._write(event, time.perf_counter() - clock)
-                if not isinstance(event, SamplesDrawn):  # without a row: its seconds count to its step
-                    clock = time.perf_counter()
+                clock = time.perf_counter()
                 yield event
 
     def _write(self, event: Progress, seconds: float) -> None:
         where: dict[str, Any] = {"stage": event.stage, "step": event.step}
         if isinstance(event, Resumed):
             self._forget_after(event.stage, event.step)
+            self._masks = dict(event.masks)
         elif isinstance(event, StepDone):
             append_jsonl(self._folder / METRICS, {**where, **event.losses, "seconds": round(seconds, 4)})
-            every = self._request.config.preview_every
-            if every and event.step % every == 0:
-                self._preview_masks(event.stage, event.step)
+            config = self._request.config
+            is_due = config.preview_every and event.step % config.preview_every == 0
+            if is_due and event.stage == "em" and config.mask_update_every is not None:
+                for picture in self._masks:
+                    self._preview_masks(event, picture)
         elif isinstance(event, MasksUpdated):
             self._masks[event.picture] = event.masks
             append_jsonl(
                 self._folder / METRICS, {**where, **_mask_metrics(event), "seconds": round(seconds, 4)}
             )
             if event.stage == "masks":
-                self._preview_masks(event.stage, event.step)
+                self._preview_masks(event, event.picture)
         elif isinstance(event, SamplesDrawn):
             append_jsonl(
                 self._folder / METRICS, {**where, "prompt": event.prompt, "seconds": round(seconds, 4)}
@@ -150,12 +152,11 @@ class Recorder:
         elif isinstance(event, Finished):
             self._save(event.concept_set)
 
-    def _preview_masks(self, stage: Stage, step: int) -> None:
-        for name, masks in self._masks.items():
-            entry = next(entry for entry in self._request.pictures if entry.picture.name == name)
-            picture = self._overlay(entry, enlarge(masks, DISPLAY_PX))
-            _write_png(self._folder / PREVIEWS / "masks" / name / _file_name(stage, step), picture)
-        self._masks.clear()
+    def _preview_masks(self, event: Progress, name: str) -> None:
+        entry = next(entry for entry in self._request.pictures if entry.picture.name == name)
+        picture = self._overlay(entry, enlarge(self._masks[name], DISPLAY_PX))
+        file = _file_name(event.stage, event.step)
+        _write_png(self._folder / PREVIEWS / "masks" / name / file, picture)
 
     def _overlay(self, entry: LearningPicture, masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         colours = concept_colours(self._names)
@@ -206,7 +207,10 @@ class Recorder:
                 notes={name: self._note(name, learned) for name in self._names},
                 stories=tuple(self._story(entry, learned) for entry in request.pictures),
                 samples=tuple(
-                    Panel(f"{_title(path)}: {prompts[path.name]}", load_picture(path).pixels)
+                    Panel(
+                        f"{_title(path)}: {prompts.get(path.name, 'prompt not recorded')}",
+                        load_picture(path).pixels,
+                    )
                     for path in samples
                 ),
                 losses=losses,

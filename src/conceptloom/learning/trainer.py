@@ -119,7 +119,9 @@ def run(
             else:
                 state.restore(found.checkpoint)
                 found = Found(None, found.skipped)  # lets go of a checkpoint that may be gigabytes
-                yield Resumed(*learner.position(), skipped=found.skipped)
+                names = [example.name for example in material.examples]
+                masks = dict(zip(names, state.masks, strict=False))
+                yield Resumed(*learner.position(), skipped=found.skipped, masks=masks)
             try:
                 yield from learner.tokens()
                 yield from learner.masks()
