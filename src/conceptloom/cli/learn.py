@@ -59,7 +59,8 @@ def learn(
         typer.Argument(
             metavar="PICTURE...",
             help="Picture files, or folders with img.jpg, mask0.png, mask1.png, ... (masks in the order of --concept)."
-            " Options below name a picture by its file name without extension.",
+            " Options below name a picture by its file name without extension. Only the centred"
+            " square of each is seen.",
         ),
     ],
     concept: Annotated[
