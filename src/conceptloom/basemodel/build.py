@@ -236,6 +236,8 @@ def export_model(
     pipeline.to(dtype=torch.float16).save_pretrained(scratch, safe_serialization=True)
     pipeline.to(dtype=torch.float32)
     _write_vocabulary(denoiser.tokenizer, scratch / "tokenizer")
+    for config in scratch.glob("*/config.json"):
+        _forget_origin(config)
     meta = {
         "version": VERSION,
         "size": plan.autoencoder.side_px,
@@ -248,6 +250,13 @@ def export_model(
     if folder.exists():
         shutil.rmtree(folder)
     scratch.rename(folder)
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out where the part was loaded from: a folder of the machine that trained it."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    if settings.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_vocabulary(tokenizer: CLIPTokenizer, folder: Path) -> None:
