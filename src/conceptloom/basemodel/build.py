@@ -1,7 +1,7 @@
 """Build the built-in model from its parts, keep its training state, and export what ships.
 
 Training state lives in the user cache folder, ``autoencoder`` and ``denoiser`` under ``training_folder``. When it is
-absent, ``resume`` warm-restarts from the shipped averaged weights of the same version with a fresh optimiser.
+absent, ``resume`` warm-restarts from the shipped averaged weights, if of the same shape, with a fresh optimiser.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from conceptloom.scenes.captions import vocabulary
 from conceptloom.scenes.composer import SceneRules
 from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
-VERSION = "builtin-2"
+VERSION = "builtin-3"  # the one in training
 STREAM_SEED = 1
 STANDARDISED_OVER = 256
 
@@ -63,10 +63,20 @@ def shipped_folder() -> Path:
     return Path(str(files("conceptloom") / "data" / "builtin"))
 
 
-def is_shipped() -> bool:
-    """Whether the package holds a model of this ``VERSION``: training goes on from it, not from an older one."""
-    meta = shipped_folder() / "conceptloom.json"
-    return meta.is_file() and json.loads(meta.read_text(encoding="utf-8"))["version"] == VERSION
+def continues_shipped(plan: BuildPlan) -> bool:
+    """Whether the shipped model has the plan's shape: training goes on from its weights, on its autoencoder."""
+    path = shipped_folder() / "conceptloom.json"
+    if not path.is_file():
+        return False
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    planned = json.loads(
+        json.dumps({"autoencoder": asdict(plan.autoencoder), "denoiser": asdict(plan.denoiser)})
+    )
+    shape = ("channels", "layers_per_block", "head_width", "text", "log_snr_shift")
+    return bool(
+        meta["autoencoder"] == planned["autoencoder"]
+        and all(meta["denoiser"][key] == planned["denoiser"][key] for key in shape)
+    )
 
 
 def training_folder(cache: Path) -> Path:
@@ -130,11 +140,11 @@ def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgr
 
 
 def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
-    """The settled autoencoder: that shipped with this version, else the trained one with standardised latents.
+    """The settled autoencoder: the shipped one where it has the plan's shape, else the one trained in the cache.
 
     Every cached latent and stored concept depends on it, so a shipped autoencoder is never replaced by training on.
     """
-    if is_shipped():
+    if continues_shipped(plan):
         model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped_folder() / "vae", local_files_only=True)
         return model.eval().requires_grad_(False)
     folder = training_folder(cache) / "autoencoder"
@@ -154,7 +164,7 @@ def build_denoiser_stage(
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
 
-    Without it, weights start from the shipped model of this version if there is one (fresh optimiser, short warm-up).
+    Without it, weights start from the shipped model if it has the same shape (fresh optimiser, short warm-up).
     With ``anneal`` the rates fall towards nothing over ``seconds``: what is to ship ends so.
     """
     stream = curriculum_stream(plan, cache)
@@ -162,7 +172,7 @@ def build_denoiser_stage(
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = training_folder(cache) / "denoiser"
     seen = 0
-    if not has_state(folder) and is_shipped():
+    if not has_state(folder) and continues_shipped(plan):
         seen = warm_start(denoiser, shipped_folder())
     dtype = fast_dtype()
     buffer = LatentBuffer(stream, autoencoder, plan.denoiser, dtype)

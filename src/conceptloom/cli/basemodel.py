@@ -46,7 +46,7 @@ def build(
     from conceptloom.basemodel.build import (
         BuildPlan,
         build_autoencoder_stage,
-        is_shipped,
+        continues_shipped,
         training_folder,
         training_stream,
     )
@@ -56,7 +56,7 @@ def build(
     _use_threads(threads)
     plan, cache = BuildPlan(), user_cache_dir()
     folder = training_folder(cache)
-    if not is_shipped():
+    if not continues_shipped(plan):
         for progress in build_autoencoder_stage(plan, cache):
             log_progress(folder, "autoencoder", progress)
             if progress.saved:

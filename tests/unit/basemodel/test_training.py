@@ -20,7 +20,14 @@ from conceptloom.basemodel.autoencoder import (
     standardise_latents,
     train_autoencoder,
 )
-from conceptloom.basemodel.build import BuildPlan, caption_words, export_model, frozen_autoencoder, warm_start
+from conceptloom.basemodel.build import (
+    BuildPlan,
+    caption_words,
+    continues_shipped,
+    export_model,
+    frozen_autoencoder,
+    warm_start,
+)
 from conceptloom.basemodel.denoiser import (
     DenoiserConfig,
     LatentBuffer,
@@ -349,9 +356,15 @@ def test_an_export_loads_as_a_stable_diffusion_pipeline_with_the_same_weights(tm
 def test_a_training_without_an_autoencoder_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "is_shipped", lambda: False)
+    monkeypatch.setattr(build_module, "continues_shipped", lambda plan: False)
     with pytest.raises(DataError, match="basemodel build"):
         frozen_autoencoder(BuildPlan(), tmp_path)
+
+
+def test_training_goes_on_from_the_shipped_model_only_in_the_same_shape() -> None:
+    assert continues_shipped(BuildPlan())
+    assert not continues_shipped(BuildPlan(denoiser=SMALL))
+    assert not continues_shipped(BuildPlan(autoencoder=SMALL_AE))
 
 
 def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
