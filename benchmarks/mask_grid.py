@@ -1,9 +1,10 @@
 """Every choice of layers, threshold and CRF scale for the first masks, scored on dev scenes from cached maps.
 
-    python benchmarks/mask_grid.py --scenes 32 [--model FOLDER] --log RESULTS.jsonl
+    python benchmarks/mask_grid.py --scenes 32 [--after-em] [--model FOLDER] --log RESULTS.jsonl
 
-Maps are those of stage 2 (the starting words, nothing learned), one per cross-attention layer. The scenes (seed 2) are
-not those on which `mask_iou.py` measures. Rows are sorted by the mean IoU of subjects and background.
+Maps are those of stage 2 (the starting words, nothing learned), one per cross-attention layer; with `--after-em` those
+of the tokens that `paper` ends with. The scenes (seed 2) are not those on which `mask_iou.py` measures. Rows are sorted
+by the mean IoU of all concepts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from dev_scenes import ConceptScene, ResultLog, two_subject_scene
 from numpy.typing import NDArray
+from tune_rates import learned
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.learning import CRFSettings, build_request, resolve_config
@@ -26,7 +28,7 @@ from conceptloom.learning.trainer import prepare_material
 from conceptloom.masks import DenseCRF, iou, update_masks
 
 TAUS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
-SCALES = (0.5, 1.0, 2.0)
+SCALES = (0.5, 1.0, 2.0, 4.0)
 GROUPS = {
     "all": ("down", "mid", "up"),
     "up_down": ("down", "up"),
@@ -36,12 +38,17 @@ GROUPS = {
 }
 
 
-def layer_maps(backbone: Backbone, scene: ConceptScene) -> dict[str, NDArray[np.float32]]:
-    """(K, h, w) maps of stage 2 by layer."""
+def layer_maps(
+    backbone: Backbone, scene: ConceptScene, after_em: Path | None
+) -> dict[str, NDArray[np.float32]]:
+    """(K, h, w) maps by layer: of the starting words or, given a scratch folder, of what `paper` learns."""
     config = resolve_config(family_of(backbone.version), {"method": "fixed", "layers": "all"})
     request = build_request([scene.picture], scene.words, config, backgrounds=backbone.backgrounds)
     material = prepare_material(request, backbone)
-    rows = starting_rows(backbone, request.concepts, config, request.start)
+    if after_em is None:
+        rows = starting_rows(backbone, request.concepts, config, request.start)
+    else:
+        rows = learned(backbone, scene, {"method": "paper", "train": "tokens"}, None, after_em).rows()
     return {
         name: initial_maps(replace(material, map_layers=frozenset({name})), rows, 0, config).maps
         for name in sorted(material.map_layers)
@@ -67,6 +74,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--scenes", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--after-em", action="store_true")
     parser.add_argument("--log", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -76,7 +84,8 @@ def main() -> None:
         if log.has(scene=index):
             continue
         scene = two_subject_scene(index, backbone.size, seed=2)
-        by_layer = layer_maps(backbone, scene)
+        scratch = arguments.log.with_suffix(".scratch") / f"{index}"
+        by_layer = layer_maps(backbone, scene, scratch if arguments.after_em else None)
         crfs = {
             scale: DenseCRF(scene.picture.pixels, CRFSettings(scale=scale).crf_config()) for scale in SCALES
         }
@@ -96,7 +105,7 @@ def print_table(log: ResultLog) -> None:
         setting: (float(np.mean([v[:2] for v in values])), float(np.mean([v[2] for v in values])))
         for setting, values in by_setting.items()
     }
-    ranked = sorted(means, key=lambda setting: -sum(means[setting]))
+    ranked = sorted(means, key=lambda setting: -(2 * means[setting][0] + means[setting][1]))
     print(f"{'layers':<8} {'tau':>5} {'scale':>5}  subjects  background")
     for setting in [*ranked[:12], ("all", 0.4, 1.0)]:
         layers, tau, scale = setting
