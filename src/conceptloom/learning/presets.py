@@ -48,8 +48,13 @@ PRESETS: dict[str, FamilyPreset] = {
             "sample_steps": 25,
             "sample_guidance_scale": 3.0,
         },
-        joint_lr={"full": 2e-5, "lora": 5e-4, "kv": 1e-4},
-        masks={"gt": START_MASKS, "fixed": START_MASKS, "paper": START_MASKS, "literal": START_MASKS},
+        joint_lr={"full": 1e-4, "lora": 5e-4, "kv": 1e-4},
+        masks={
+            "gt": START_MASKS,
+            "fixed": {"layers": "up_down", "tau": 0.35, "crf": {"scale": 2.0}},
+            "paper": {"layers": "all", "tau": 0.35, "crf": {"scale": 2.0}},
+            "literal": START_MASKS,
+        },
     ),
     "sd": FamilyPreset(
         shared={
