@@ -48,7 +48,7 @@ PRESETS: dict[str, FamilyPreset] = {
             "sample_steps": 25,
             "sample_guidance_scale": 3.0,
         },
-        joint_lr={"full": 1e-4, "lora": 5e-4, "kv": 1e-4},
+        joint_lr={"full": 2e-5, "lora": 5e-4, "kv": 1e-4},
         masks={
             "gt": START_MASKS,
             "fixed": {"layers": "up_down", "tau": 0.35, "crf": {"scale": 2.0}},
