@@ -7,6 +7,7 @@ from its class word.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,12 @@ class ResultLog:
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
+
+
+def fresh_folder(path: Path) -> Path:
+    """The path, with nothing there: what an interrupted benchmark left is gone."""
+    shutil.rmtree(path, ignore_errors=True)
+    return path
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, repeats: int = 4000) -> tuple[float, float, float]:

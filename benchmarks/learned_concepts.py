@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dev_scenes import ConceptScene, ResultLog, bootstrap, two_subject_scene
+from dev_scenes import ConceptScene, ResultLog, bootstrap, fresh_folder, two_subject_scene
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -117,7 +117,7 @@ def main() -> None:
         for method in arguments.methods.split(","):
             if log.has(set=index, method=method):
                 continue
-            scratch = arguments.log.with_suffix(".scratch") / f"{method}-{index}"
+            scratch = fresh_folder(arguments.log.with_suffix(".scratch") / f"{method}-{index}")
             begun = time.perf_counter()
             images = draw(backbone, scene, method, overrides, scratch)
             row = {"set": index, "method": method, "right": verdicts(judge, scene, images)}

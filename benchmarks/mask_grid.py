@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dev_scenes import ConceptScene, ResultLog, two_subject_scene
+from dev_scenes import ConceptScene, ResultLog, fresh_folder, two_subject_scene
 from numpy.typing import NDArray
 from tune_rates import learned
 
@@ -84,7 +84,7 @@ def main() -> None:
         if log.has(scene=index):
             continue
         scene = two_subject_scene(index, backbone.size, seed=2)
-        scratch = arguments.log.with_suffix(".scratch") / f"{index}"
+        scratch = fresh_folder(arguments.log.with_suffix(".scratch") / f"{index}")
         by_layer = layer_maps(backbone, scene, scratch if arguments.after_em else None)
         crfs = {
             scale: DenseCRF(scene.picture.pixels, CRFSettings(scale=scale).crf_config()) for scale in SCALES

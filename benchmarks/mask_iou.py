@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dev_scenes import ConceptScene, ResultLog, bootstrap, two_subject_scene
+from dev_scenes import ConceptScene, ResultLog, bootstrap, fresh_folder, two_subject_scene
 from numpy.typing import NDArray
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
@@ -100,7 +100,7 @@ def main() -> None:
             overrides = {"method": method, **common}
             if method == "fixed":
                 overrides["em_steps"] = 0
-            scratch = arguments.log.with_suffix(".scratch") / f"{method}-{index}"
+            scratch = fresh_folder(arguments.log.with_suffix(".scratch") / f"{method}-{index}")
             log.add({"scene": index, "method": method, **learned_masks(backbone, scene, overrides, scratch)})
         for method, masks in (
             ("oracle", oracle_masks(backbone, scene, resolve_config("builtin", {"method": "fixed"}).crf)),

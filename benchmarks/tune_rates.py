@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dev_scenes import ConceptScene, ResultLog, two_subject_scene
+from dev_scenes import ConceptScene, ResultLog, fresh_folder, two_subject_scene
 from learned_concepts import PLACES, PROMPTS, SEEDS, prompt_text, verdicts
 from numpy.typing import NDArray
 
@@ -93,7 +93,7 @@ def main() -> None:
                 key = {"set": index, "token_lr": token_lr, "joint_lr": joint_lr, "extra": extra}
                 if log.has(**key):
                     continue
-                scratch = arguments.log.with_suffix(".scratch") / f"{len(log.rows)}"
+                scratch = fresh_folder(arguments.log.with_suffix(".scratch") / f"{len(log.rows)}")
                 begun = time.perf_counter()
                 if tokens is None:
                     only_tokens = {**extra, "token_lr": token_lr, "train": "tokens", "joint_steps": 0}
