@@ -12,7 +12,7 @@ from conceptloom.backbone import load_backbone
 from conceptloom.generation import generate_images, resolve_settings
 from conceptloom.pictures import contact_sheet, write_png
 
-PROMPT = "a <dog> next to a <car> on the beach"
+PROMPT = "a <frog> next to a <car> on the beach"
 GUIDANCE_SCALES = (1.0, 2.0, 4.0, 8.0)
 IMAGES = 4
 

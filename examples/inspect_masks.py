@@ -14,7 +14,7 @@ from conceptloom import ConceptSet
 from conceptloom.masks import iou
 from conceptloom.pictures import load_picture, overlay, write_png
 
-PICTURE = Path(__file__).with_name("dog-and-car.png")
+PICTURE = Path(__file__).with_name("frog-and-car.png")
 
 
 def main(out: Path) -> None:

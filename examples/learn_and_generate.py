@@ -1,4 +1,4 @@
-"""Learn a dog and a car from one picture without masks, then draw them elsewhere, together and alone.
+"""Learn a frog and a car from one picture without masks, then draw them elsewhere, together and alone.
 
 Run it with ``python examples/learn_and_generate.py``; everything goes to the folder ``example``.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import conceptloom
 from conceptloom.learning import Progress, StepDone
 
-PICTURE = Path(__file__).with_name("dog-and-car.png")
-CONCEPTS = {"dog": "dog", "car": "car"}  # the new word <dog> starts from the word "dog"
-PROMPTS = ["a <dog> next to a <car> on the beach", "a <dog> on grass"]
+PICTURE = Path(__file__).with_name("frog-and-car.png")
+CONCEPTS = {"frog": "frog", "car": "car"}  # the new word <frog> starts from the word "frog"
+PROMPTS = ["a <frog> next to a <car> on the beach", "a <frog> on grass"]
 
 
 def main(out: Path, base_model: str | Path = "builtin", config: dict[str, Any] | None = None) -> None:

@@ -60,7 +60,7 @@ def test_every_example_is_run_here() -> None:
 
 def test_learn_and_generate_leaves_a_set_and_four_images_of_each_prompt(learned: Path) -> None:
     assert (learned / "set" / "concept_set.json").is_file()
-    assert len(list((learned / "images").glob("a-dog-*-s1-*.png"))) == 8
+    assert len(list((learned / "images").glob("a-frog-*-s1-*.png"))) == 8
     assert (learned / "images" / "contact-sheet.png").is_file()
 
 
@@ -80,8 +80,8 @@ def test_inspect_masks_reports_the_masks_that_the_set_holds(
 ) -> None:
     main_of("inspect_masks")(learned)
     told = capsys.readouterr().out
-    with Image.open(learned / "set" / "masks" / "dog-and-car" / "dog.png") as mask:
+    with Image.open(learned / "set" / "masks" / "frog-and-car" / "frog.png") as mask:
         share = (np.asarray(mask.convert("L")) > 127).mean()
-    assert f"<dog> covers {share:.1%} of dog-and-car" in told
-    assert "<dog> and <car> overlap" in told
+    assert f"<frog> covers {share:.1%} of frog-and-car" in told
+    assert "<frog> and <car> overlap" in told
     assert (learned / "masks.png").is_file()

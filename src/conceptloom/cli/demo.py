@@ -14,12 +14,12 @@ from conceptloom.errors import RunError
 if TYPE_CHECKING:
     from conceptloom.scenes.composer import Scene
 
-WORDS = {"dog": "dog", "car": "car", "shore": "beach"}
-CONTAINS = {"street": ("dog", "car"), "shore": ("shore",)}
+WORDS = {"frog": "frog", "car": "car", "shore": "beach"}
+CONTAINS = {"street": ("frog", "car"), "shore": ("shore",)}
 PROMPTS = (
-    "a photo of <dog> and <car> on <shore>",
-    "a <dog> riding a <car> on <shore>",
-    "a <dog> on wood",
+    "a photo of <frog> and <car> on <shore>",
+    "a <frog> riding a <car> on <shore>",
+    "a <frog> on wood",
     "a <car> on <shore>",
 )
 IMAGES_PER_PROMPT = 2
@@ -45,7 +45,7 @@ def demo(
 ) -> None:
     """Compose two pictures, learn three concepts from them without masks, and draw eight new pictures.
 
-    The first picture shows a dog and a car; the second a beach behind a penguin nobody asks for. Drawings and
+    The first picture shows a frog and a car; the second a beach behind a penguin nobody asks for. Drawings and
     photographs are ones that the built-in model has never seen.
     """
     from conceptloom.cli.generate import generate
@@ -77,7 +77,7 @@ def demo(
     generate(folder / "set", list(PROMPTS), num=IMAGES_PER_PROMPT, seed=seed, out=folder / "images")
     typer.echo(f"\nin {time.monotonic() - begun:.0f} seconds; look at")
     for path, what in (
-        (pictures["street"], "the first picture: <dog> and <car>"),
+        (pictures["street"], "the first picture: <frog> and <car>"),
         (pictures["shore"], "the second: <shore>, and a penguin nobody named"),
         (folder / "set" / "index.html", "the masks as they were found, step by step"),
         (folder / "images" / SHEET, "new pictures in which the three meet"),
@@ -106,7 +106,7 @@ def demo_scenes() -> dict[str, Scene]:
     rules = SceneRules()
     scenes = {}
     for name, keys, place, relation in (
-        ("street", ("dog/noto", "car/emojione"), "city", "next to"),
+        ("street", ("frog/emojione", "car/emojione"), "city", "next to"),
         ("shore", ("penguin/fxemoji",), "beach", None),
     ):
         rng = numpy_generator(_SCENE_SEED, "demo", name)

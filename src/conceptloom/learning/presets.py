@@ -39,7 +39,7 @@ PRESETS: dict[str, FamilyPreset] = {
         shared={
             "em_steps": 400,
             "batch_size": 4,
-            "token_lr": 5e-3,
+            "token_lr": 1e-3,
             "lambda_attn": 0.01,
             "joint_steps": 200,
             "train": "full",

@@ -31,7 +31,7 @@ def test_sd_numbers_are_the_papers_and_break_a_scenes() -> None:
 
 def test_builtin_joint_stage_is_half_as_long() -> None:
     config = resolve_config("builtin")
-    assert (config.token_lr, config.batch_size, config.em_steps, config.joint_steps) == (5e-3, 4, 400, 200)
+    assert (config.token_lr, config.batch_size, config.em_steps, config.joint_steps) == (1e-3, 4, 400, 200)
 
 
 def test_literal_updates_masks_every_step_at_the_steps_own_timestep() -> None:
