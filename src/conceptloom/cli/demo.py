@@ -14,13 +14,13 @@ from conceptloom.errors import RunError
 if TYPE_CHECKING:
     from conceptloom.scenes.composer import Scene
 
-WORDS = {"frog": "frog", "car": "car", "shore": "beach"}
-CONTAINS = {"street": ("frog", "car"), "shore": ("shore",)}
+WORDS = {"frog": "frog", "car": "car", "mesa": "desert"}
+CONTAINS = {"street": ("frog", "car"), "mesa": ("mesa",)}
 PROMPTS = (
-    "a photo of <frog> and <car> on <shore>",
-    "a <frog> riding a <car> on <shore>",
+    "a photo of <frog> and <car> on <mesa>",
+    "a <frog> riding a <car> on <mesa>",
     "a <frog> on wood",
-    "a <car> on <shore>",
+    "a <car> on <mesa>",
 )
 IMAGES_PER_PROMPT = 2
 DEFAULT_OUT = Path("demo")
@@ -45,7 +45,7 @@ def demo(
 ) -> None:
     """Compose two pictures, learn three concepts from them without masks, and draw eight new pictures.
 
-    The first picture shows a frog and a car; the second a beach behind a penguin nobody asks for. Drawings and
+    The first picture shows a frog and a car; the second a desert behind a penguin nobody asks for. Drawings and
     photographs are ones that the built-in model has never seen.
     """
     from conceptloom.cli.generate import generate
@@ -78,7 +78,7 @@ def demo(
     typer.echo(f"\nin {time.monotonic() - begun:.0f} seconds; look at")
     for path, what in (
         (pictures["street"], "the first picture: <frog> and <car>"),
-        (pictures["shore"], "the second: <shore>, and a penguin nobody named"),
+        (pictures["mesa"], "the second: <mesa>, and a penguin nobody named"),
         (folder / "set" / "index.html", "the masks as they were found, step by step"),
         (folder / "images" / SHEET, "new pictures in which the three meet"),
     ):
@@ -107,7 +107,7 @@ def demo_scenes() -> dict[str, Scene]:
     scenes = {}
     for name, keys, place, relation in (
         ("street", ("frog/emojione", "car/emojione"), "city", "next to"),
-        ("shore", ("penguin/fxemoji",), "beach", None),
+        ("mesa", ("penguin/fxemoji",), "desert", None),
     ):
         rng = numpy_generator(_SCENE_SEED, "demo", name)
         background = photo_crop(photos[place], rng, rules.side_px)
