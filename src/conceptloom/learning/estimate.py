@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from conceptloom.learning.request import LearnRequest
 from conceptloom.learning.trainer import SAMPLES, prepare_material
 from conceptloom.learning.weights import dense_numbers, disk_bytes
 
-TIMED_STEPS = 2
+TIMED_STEPS = 3
 TIMED_TIMESTEPS = 4
 T = TypeVar("T")
 
@@ -98,11 +99,13 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
 
     before = _peak_bytes(backbone)
     timed_step(0)  # the first one also pays for what libraries prepare once
-    per_step = sum(_timed(partial(timed_step, 1 + step))[1] for step in range(TIMED_STEPS)) / TIMED_STEPS
+    # Medians: one hiccup of a busy machine must not be taken for the pace of the whole run.
+    per_step = median(_timed(partial(timed_step, 1 + step))[1] for step in range(TIMED_STEPS))
     step_bytes = _peak_bytes(backbone) - before
 
-    maps, pass_seconds = _timed(lambda: initial_maps(material, rows, 0, config))
-    per_pass = pass_seconds / TIMED_TIMESTEPS
+    passes_timed = [_timed(lambda: initial_maps(material, rows, 0, config)) for _ in range(TIMED_STEPS)]
+    maps = passes_timed[0][0]
+    per_pass = median(seconds for _, seconds in passes_timed) / TIMED_TIMESTEPS
     masks, first_crf = _timed(lambda: masks_from(examples[0], maps, config, None).masks)
     _, crf = _timed(lambda: masks_from(examples[0], maps, config, masks))
     words = [concept.initializer for concept in request.concepts]
