@@ -53,7 +53,7 @@ def test_a_demo_stopped_before_its_first_checkpoint_begins_again(
     invoke: Callable[..., Result], tmp_path: Path
 ) -> None:
     assert invoke(tmp_path).stderr == invoke(tmp_path).stderr == "error: begins\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shore.png", "street.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mesa.png", "street.png"]
 
 
 def test_a_demo_stopped_later_goes_on(invoke: Callable[..., Result], tmp_path: Path) -> None:
