@@ -11,7 +11,7 @@ traceback. Mistakes of a caller's code are plain ``TypeError``, ``ValueError`` o
     ├── BaseModelError    base models
     ├── RunError          run folders and their checkpoints
     ├── DeviceError       devices and number formats
-    └── DataError         sprites and backgrounds
+    └── DataError         sprites, backgrounds and benchmarks
 """
 
 

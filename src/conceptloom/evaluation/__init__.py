@@ -1,0 +1,1 @@
+"""Evaluation: benchmark scenes, methods, metrics, statistics and the report."""
