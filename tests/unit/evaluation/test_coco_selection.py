@@ -1,0 +1,354 @@
+"""Break-A-Scene's selection from a COCO folder, on folders of a few images made here."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conceptloom.errors import ConfigError, DataError, PictureError
+from conceptloom.evaluation.benchmark import PROMPT_KINDS
+from conceptloom.evaluation.coco_format import load_benchmark, open_coco, write_benchmark
+from conceptloom.evaluation.coco_selection import (
+    CLASSES,
+    EXCLUDED,
+    KNOWN,
+    Scene,
+    Segment,
+    balanced,
+    coco_benchmark,
+    qualifying_scenes,
+)
+from conceptloom.pictures import write_png
+from conceptloom.seeding import numpy_generator
+
+NAMES = [*CLASSES, *sorted(EXCLUDED), "person", "pizza"]
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels."""
+
+WIDTH, HEIGHT = 100, 60  # the square is columns 20 to 79
+LEFT: Box = (20, 0, 50, 40)  # a third of the square
+RIGHT: Box = (50, 0, 80, 40)
+
+
+@dataclass
+class CocoFolder:
+    """A COCO folder in the making: images of 100 x 60 px with rectangles as polygons."""
+
+    path: Path
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, *things: tuple[str, Box]) -> int:
+        """One more image with a rectangle for each thing; its id."""
+        number = len(self.images) + 1
+        name = f"{number:012d}.png"
+        pixels = numpy_generator(number, "coco").integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        write_png(self.path / "val2017" / name, pixels)
+        self.images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        for noun, box in things:
+            self.annotate(number, noun, box)
+        return number
+
+    def annotate(self, image: int, noun: str, box: Box, **changes: Any) -> None:
+        left, top, right, bottom = box
+        self.annotations.append(
+            {
+                "id": len(self.annotations) + 1,
+                "image_id": image,
+                "category_id": NAMES.index(noun) + 1,
+                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                "area": (right - left) * (bottom - top),
+                "bbox": [left, top, right - left, bottom - top],
+                "iscrowd": 0,
+                **changes,
+            }
+        )
+
+    def write(self, subset: str = "val2017") -> Path:
+        path = self.path / "annotations" / f"instances_{subset}.json"
+        path.parent.mkdir(exist_ok=True)
+        categories = [{"id": index + 1, "name": name} for index, name in enumerate(NAMES)]
+        value = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        path.write_text(json.dumps(value))
+        return self.path
+
+    def scenes(self) -> list[tuple[str, ...]]:
+        """Nouns of the scenes that qualify."""
+        coco = open_coco(self.write() / "annotations" / "instances_val2017.json")
+        return [tuple(segment.noun for segment in scene.segments) for scene in qualifying_scenes(coco)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CocoFolder:
+    return CocoFolder(tmp_path / "coco")
+
+
+# The rule
+
+
+def test_two_large_segments_of_distinct_classes_qualify(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT))
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_two_segments_of_one_class_do_not(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("dog", RIGHT))
+    assert folder.scenes() == []
+
+
+def test_a_segment_must_cover_fifteen_percent_of_the_square(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", (50, 0, 80, 18)))  # 30 x 18 of 60 x 60: exactly 15 %
+    folder.add(("dog", LEFT), ("couch", (50, 0, 80, 17)))
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_a_segment_that_reaches_out_of_the_square_counts_by_what_is_inside(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", (70, 0, 100, 60)))  # 1800 px, 600 of them in the square
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_a_wide_segment_that_is_mostly_outside_of_the_square_does_not_count(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", (72, 0, 100, 60)))  # 1680 px, 480 of them in the square
+    assert folder.scenes() == []
+
+
+@pytest.mark.parametrize("noun", [*sorted(EXCLUDED), "pizza"])
+def test_classes_that_are_excluded_or_not_ours_give_no_concepts(folder: CocoFolder, noun: str) -> None:
+    folder.add(("dog", LEFT), (noun, RIGHT))
+    assert folder.scenes() == []
+
+
+def test_none_of_our_eleven_classes_is_excluded_or_a_person() -> None:
+    assert len(CLASSES) == 11
+    assert EXCLUDED.isdisjoint(CLASSES)
+    assert "person" not in CLASSES
+
+
+def test_an_image_with_a_person_anywhere_is_left_out(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT), ("person", (0, 0, 3, 3)))
+    assert folder.scenes() == []
+
+
+def test_a_crowd_is_no_segment(folder: CocoFolder) -> None:
+    image = folder.add(("dog", LEFT))
+    counts = [0, WIDTH * HEIGHT]  # uncompressed run lengths, as COCO writes crowds: all of the image
+    folder.annotate(
+        image,
+        "couch",
+        RIGHT,
+        iscrowd=1,
+        area=WIDTH * HEIGHT,
+        segmentation={"size": [HEIGHT, WIDTH], "counts": counts},
+    )
+    assert folder.scenes() == []
+
+
+def test_a_class_with_a_second_instance_is_no_concept_unless_that_is_small(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT), ("dog", (20, 42, 32, 52)))  # 120 of 1200 px
+    folder.add(("dog", LEFT), ("couch", RIGHT), ("dog", (20, 42, 31, 53)))  # 121 of 1200 px
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_an_image_with_three_segments_gives_each_pair(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT), ("bed", (20, 40, 80, 60)))
+    assert set(folder.scenes()) == {("dog", "couch"), ("dog", "bed"), ("couch", "bed")}
+
+
+# Balance
+
+
+def scene(image: int, first: str, second: str) -> Scene:
+    return Scene(image, (Segment(2 * image, first), Segment(2 * image + 1, second)))
+
+
+def test_rare_classes_are_taken_before_frequent_ones_come_again() -> None:
+    common = [scene(image, "dog", "couch") for image in range(50)]
+    rare = [scene(50, "cat", "bed"), scene(51, "horse", "truck")]
+    for seed in range(5):
+        chosen = balanced([*common, *rare], 4, seed)
+        came = Counter(segment.noun for one in chosen for segment in one.segments)
+        assert came == {"dog": 2, "couch": 2, "cat": 1, "bed": 1, "horse": 1, "truck": 1}
+
+
+def test_where_all_pairs_are_there_no_class_comes_twice_more_than_another() -> None:
+    nouns = list(CLASSES)
+    pairs = [(a, b) for a in range(11) for b in range(a + 1, 11)]
+    scenes = [scene(image, nouns[a], nouns[b]) for image, (a, b) in enumerate(pairs * 2)]
+    came = Counter(segment.noun for one in balanced(scenes, 60, 0) for segment in one.segments)
+    assert sum(came.values()) == 120
+    assert max(came.values()) - min(came.values()) <= 1
+
+
+def test_an_image_is_chosen_once() -> None:
+    scenes = [scene(0, "dog", "couch"), scene(0, "cat", "bed"), scene(1, "dog", "couch")]
+    assert sorted(one.image for one in balanced(scenes, 5, 0)) == [0, 1]
+
+
+def test_the_seed_decides_among_equals_and_fewer_are_the_first_of_more() -> None:
+    scenes = [scene(image, "dog", "couch") for image in range(30)]
+    assert balanced(scenes, 5, 0) == balanced(scenes, 9, 0)[:5]
+    assert balanced(scenes, 5, 0) != balanced(scenes, 5, 1)
+
+
+# The benchmark
+
+
+def small_folder(
+    folder: CocoFolder, pairs: Sequence[tuple[str, str]] = (("dog", "couch"), ("cat", "bed"))
+) -> Path:
+    for first, second in pairs:
+        folder.add((first, LEFT), (second, RIGHT))
+    return folder.write()
+
+
+def test_a_set_shows_the_square_with_its_masks_and_learns_the_rest(folder: CocoFolder) -> None:
+    (one,) = coco_benchmark(small_folder(folder, [("dog", "couch")])).sets
+    (picture,) = one.pictures
+    whole = numpy_generator(1, "coco").integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    assert np.array_equal(picture.pixels, whole[:, 20:80])
+    dog = np.zeros((60, 60), np.bool_)
+    dog[:40, :30] = True
+    assert np.array_equal(picture.masks["dog"], dog)
+    assert np.array_equal(picture.masks["couch"], dog[:, ::-1])
+    assert np.array_equal(picture.masks["place"], ~(dog | dog[:, ::-1]))
+    assert one.contains == {picture.name: ("dog", "couch", "place")}
+    assert one.place_type == "photo"
+
+
+def test_concepts_are_instances_that_start_from_their_class(folder: CocoFolder) -> None:
+    (one,) = coco_benchmark(small_folder(folder, [("teddy bear", "suitcase")])).sets
+    bear = one.concept("teddy-bear")
+    assert (bear.word, bear.noun, bear.split, bear.class_word) == (
+        "teddy bear",
+        "teddy bear",
+        "instance",
+        "toy animal",
+    )
+
+
+def test_a_set_has_twenty_prompts_of_all_kinds_with_break_a_scenes_contexts(folder: CocoFolder) -> None:
+    (one,) = coco_benchmark(small_folder(folder, [("dog", "couch")])).sets
+    assert len({prompt.text for prompt in one.prompts}) == 20
+    assert {prompt.kind for prompt in one.prompts[:5]} == set(PROMPT_KINDS)
+    contexts = [prompt for prompt in one.prompts if prompt.kind == "context"]
+    assert {prompt.place for prompt in contexts} <= set(KNOWN.places)
+
+
+def test_known_things_are_none_of_the_classes() -> None:
+    assert set(KNOWN.things).isdisjoint(CLASSES)
+
+
+def test_a_benchmark_has_as_many_concepts_as_asked_for_beside_the_backgrounds(folder: CocoFolder) -> None:
+    path = small_folder(folder, [("dog", "couch"), ("cat", "bed"), ("car", "truck")])
+    benchmark = coco_benchmark(path, concepts=4)
+    assert sum(len(one.subjects) for one in benchmark.sets) == 4
+    assert benchmark.split == "val2017"
+
+
+def test_a_folder_with_too_few_scenes_gives_what_it_has(folder: CocoFolder) -> None:
+    assert len(coco_benchmark(small_folder(folder)).sets) == 2
+
+
+def test_only_chosen_images_are_opened(folder: CocoFolder) -> None:
+    path = small_folder(folder, [("dog", "couch")] * 4)
+    (chosen,) = coco_benchmark(path, concepts=2).sets
+    for image in (path / "val2017").iterdir():
+        if image != chosen.pictures[0].path:
+            image.unlink()
+    (again,) = coco_benchmark(path, concepts=2).sets
+    assert again.name == chosen.name
+
+
+def test_the_benchmark_can_be_written_and_read_back(folder: CocoFolder, tmp_path: Path) -> None:
+    benchmark = coco_benchmark(small_folder(folder))
+    write_benchmark(benchmark, tmp_path / "chosen")
+    read = load_benchmark(tmp_path / "chosen")
+    for one, other in zip(benchmark.sets, read.sets, strict=True):
+        assert one.concepts == other.concepts
+        assert np.array_equal(one.pictures[0].masks["place"], other.pictures[0].masks["place"])
+
+
+@pytest.mark.parametrize("place", ["images/val2017", "images"])
+def test_images_are_also_found_below_images(folder: CocoFolder, place: str) -> None:
+    path = small_folder(folder)
+    (path / "images").mkdir()
+    (path / "val2017").rename(path / "images" / "val2017")
+    if place == "images":
+        (path / "images" / "val2017").rename(path / "all")
+        (path / "images").rmdir()
+        (path / "all").rename(path / "images")
+    assert len(coco_benchmark(path).sets) == 2
+
+
+def test_of_two_annotation_files_the_smaller_is_read_unless_another_is_named(folder: CocoFolder) -> None:
+    path = small_folder(folder)
+    (path / "val2017").rename(path / "images")
+    folder.add(("horse", LEFT), ("truck", RIGHT))
+    for image in (path / "val2017").iterdir():
+        image.rename(path / "images" / image.name)
+    (path / "val2017").rmdir()
+    folder.write("train2017")
+    assert coco_benchmark(path).split == "val2017"
+    assert len(coco_benchmark(path, subset="train2017").sets) == 3
+
+
+# What is refused
+
+
+def refused(path: Path, match: str, **rest: Any) -> None:
+    with pytest.raises((ConfigError, DataError, PictureError), match=match) as caught:
+        coco_benchmark(path, **rest)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_odd_number_of_concepts_is_refused(folder: CocoFolder) -> None:
+    refused(small_folder(folder), "ask for an even number", concepts=3)
+
+
+def test_a_folder_without_annotations_or_images_is_refused(folder: CocoFolder, tmp_path: Path) -> None:
+    refused(tmp_path, "has no annotations/instances_")
+    path = small_folder(folder)
+    refused(path, "has no annotations/instances_test2017.json", subset="test2017")
+    (path / "val2017").rename(path / "elsewhere")
+    refused(path, "has no images")
+
+
+def test_a_folder_in_which_nothing_qualifies_is_refused(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT))
+    refused(folder.write(), "no image in .* has two large segments")
+
+
+def test_a_chosen_image_that_is_missing_or_damaged_is_refused(folder: CocoFolder) -> None:
+    path = small_folder(folder, [("dog", "couch")])
+    (image,) = (path / "val2017").iterdir()
+    image.write_bytes(b"no picture")
+    refused(path, "is not a picture")
+    image.unlink()
+    refused(path, "is missing")
+
+
+def test_an_image_of_another_size_is_refused(folder: CocoFolder) -> None:
+    path = small_folder(folder, [("dog", "couch")])
+    (image,) = (path / "val2017").iterdir()
+    write_png(image, np.zeros((50, 100, 3), np.uint8))
+    refused(path, "is not of the size its annotations say")
+
+
+@pytest.mark.parametrize("segmentation", [None, [["a", "b"]], {"size": [1, 1], "counts": "zz"}, 3])
+def test_a_broken_segmentation_is_refused(folder: CocoFolder, segmentation: Any) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.annotations[0]["segmentation"] = segmentation
+    refused(folder.write(), "segmentation of annotation 1 is broken")
+
+
+def test_an_image_name_that_leads_out_of_the_folder_is_refused(folder: CocoFolder) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.images[0]["file_name"] = "../../secret.png"
+    refused(folder.write(), "is no plain file name")
