@@ -1,4 +1,4 @@
-"""A concept set with random rows for a tiny base model: no learning, milliseconds."""
+"""A concept set with random rows, and a benchmark set, for a tiny base model: no learning, milliseconds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from conceptloom.backbone import (
     weights_state,
 )
 from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet
+from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt, TrueConcept
+from conceptloom.pictures import Picture
 from conceptloom.seeding import numpy_generator, torch_generator
 
 CONCEPTS = (
@@ -71,3 +73,25 @@ def tiny_weights(backbone: Backbone, kind: WeightsKind, seed: int = 0) -> Weight
 
 def _perturbation(tensor: torch.Tensor, seed: int, name: str) -> torch.Tensor:
     return 0.3 * torch.randn(tensor.shape, generator=torch_generator(seed, "weights", name))
+
+
+def tiny_benchmark_set() -> BenchmarkSet:
+    """A red square, the pet, on a noisy ground, the place, with true masks and two prompts."""
+    pixels = np.random.default_rng(0).integers(90, 130, (80, 100, 3), dtype=np.uint8)
+    mask = np.zeros((80, 100), bool)
+    mask[20:60, 30:70] = True
+    pixels[mask] = (220, 60, 40)
+    return BenchmarkSet(
+        "one",
+        (Picture("first", None, pixels, {"pet": mask, "place": ~mask}),),
+        (
+            TrueConcept("pet", "cat", "subject", "cat", None, "instance", "animal"),
+            TrueConcept("place", "beach", "background", "beach", None, "place", "place"),
+        ),
+        {"first": ("pet", "place")},
+        (
+            TestPrompt("a <pet> on the <place>", "context", ("pet", "place"), place="place"),
+            TestPrompt("a <pet> on the beach", "context", ("pet",), place="beach"),
+        ),
+        "photo",
+    )

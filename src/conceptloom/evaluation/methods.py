@@ -1,0 +1,88 @@
+"""The methods that are compared: how each one's learning is configured, and the base model's class words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from conceptloom.backbone import Backbone, encode_prompts, sample, tokenize
+from conceptloom.evaluation.benchmark import BenchmarkSet
+from conceptloom.generation import resolve_settings
+from conceptloom.learning import LearnConfig, LearnRequest, build_request, resolve_config
+
+MethodName = Literal["gt", "fixed", "paper", "literal", "inversion", "words"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+WITHOUT_MASKS: frozenset[MethodName] = frozenset({"inversion", "words"})
+"""Methods that find no masks."""
+
+
+def method_config(
+    family: str, method: MethodName, seed: int, overrides: Mapping[str, Any] | None = None
+) -> LearnConfig:
+    """Configuration of one run of `method`, silent and without previews.
+
+    "inversion" is textual inversion: as many steps of Eq. 1 without masks as EM has, and no joint stage.
+
+    Raises:
+        ConfigError: an unknown family, key or value.
+        ValueError: "words", which learns nothing.
+    """
+    if method == "words":
+        raise ValueError("the class words alone are not learned")
+    # A unit that is interrupted starts again, so checkpoints would only cost time.
+    quiet = {"seed": seed, "preview_every": 0, "checkpoint_every": 1_000_000}
+    if method != "inversion":
+        return resolve_config(family, {**quiet, "method": method, **(overrides or {})})
+    steps = resolve_config(family, {"method": "fixed", **(overrides or {})}).em_steps
+    without_masks = {
+        "method": "fixed",
+        "initializer": "inversion",
+        "inversion_steps": max(steps, 1),
+        "em_steps": 0,
+        "train": "tokens",
+    }
+    return resolve_config(family, {**quiet, **(overrides or {}), **without_masks})
+
+
+def learn_request(one: BenchmarkSet, backbone: Backbone, config: LearnConfig) -> LearnRequest:
+    """What a run on `one` is asked to learn; true masks are handed over for `gt` only."""
+    return build_request(
+        one.pictures,
+        one.words,
+        config,
+        contains=one.contains,
+        prompts=one.captions,
+        kinds=one.kinds,
+        backgrounds=backbone.backgrounds,
+    )
+
+
+def draw_class_words(
+    backbone: Backbone, one: BenchmarkSet, prompts: Sequence[int], num: int, seed: int
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """The base model's own images of prompts with the concepts' class words, nothing learned.
+
+    Prompt by prompt, (H, W, 3) each, from the starting noise that `generation.generate` takes for the same seed and
+    image number.
+    """
+    settings = resolve_settings(backbone.version)
+    negative = encode_prompts(backbone, [tokenize(backbone, "", {})], None)
+    for prompt in prompts:
+        text = one.prompts[prompt].class_words_text(one.class_words)
+        hidden = encode_prompts(backbone, [tokenize(backbone, text, {})], None)
+        for start in range(0, num, settings.batch_size):
+            indices = range(start, min(start + settings.batch_size, num))
+            with torch.no_grad():
+                latents = sample(
+                    backbone,
+                    hidden.expand(len(indices), -1, -1),
+                    negative,
+                    [(seed, "generate", index) for index in indices],
+                    guidance_scale=settings.guidance_scale,
+                    num_inference_steps=settings.num_inference_steps,
+                )
+            yield from backbone.decode(latents)

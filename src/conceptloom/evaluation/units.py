@@ -1,0 +1,249 @@
+"""One unit of work, (set, method, seed): learn, draw, and keep everything that can be measured later.
+
+A unit is a folder that appears only when it is complete, so a stopped evaluation goes on with the first unit that is
+missing. Metrics are not in it: they are computed from it, and can be computed anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from conceptloom.backbone import Backbone, family_of
+from conceptloom.errors import DataError
+from conceptloom.evaluation.benchmark import BenchmarkSet
+from conceptloom.evaluation.methods import MethodName, draw_class_words, learn_request, method_config
+from conceptloom.evaluation.rle import from_rle, to_rle
+from conceptloom.generation import generate_images
+from conceptloom.learning import DriftMeasured, Finished, MasksUpdated, Progress, run
+from conceptloom.pictures import write_png
+from conceptloom.runs import write_json_atomic
+
+RECORD = "unit.json"
+
+
+@dataclass(frozen=True)
+class UnitKey:
+    """Which unit: the set's name, the method, the seed of learning and drawing; `variant` names changed switches."""
+
+    set: str
+    method: MethodName
+    seed: int
+    variant: str = ""
+
+    @property
+    def folder_name(self) -> str:
+        """Plain name of the unit's folder."""
+        return "-".join([self.set, self.method, *([self.variant] if self.variant else []), f"s{self.seed}"])
+
+
+@dataclass(frozen=True, eq=False)
+class MaskRecord:
+    """Masks of one picture after stage 2 (step 0) or an E-step, bool (K, side, side) in the model's square frame."""
+
+    step: int
+    picture: str
+    concepts: tuple[str, ...]
+    masks: npt.NDArray[np.bool_]
+    rescued: tuple[str, ...]
+    collapsed: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class UnitResult:
+    """What a unit left.
+
+    Attributes:
+        key: which unit.
+        masks: in the order of the steps; empty for methods that find none.
+        images: (H, W, 3) uint8 by (number of the prompt, number of the image).
+        seconds: wall time of "learn" and "draw".
+        drift: the base model's loss on its own images of other nouns, (before, after), or None.
+        config: the learning configuration as plain data, None for the class words.
+        base: version and fingerprint of the base model.
+    """
+
+    key: UnitKey
+    masks: tuple[MaskRecord, ...]
+    images: Mapping[tuple[int, int], npt.NDArray[np.uint8]]
+    seconds: Mapping[str, float]
+    drift: tuple[float, float] | None = None
+    config: Mapping[str, Any] | None = None
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    def masks_at(self, picture: str, step: int = -1) -> MaskRecord:
+        """The record of one picture: the first with step 0, the last with -1."""
+        return [record for record in self.masks if record.picture == picture][step]
+
+
+def run_unit(
+    key: UnitKey,
+    one: BenchmarkSet,
+    backbone: Backbone,
+    scratch: Path,
+    *,
+    prompts: Sequence[int] = (),
+    num: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[Progress | UnitResult]:
+    """Learn `one` by the key's method and draw `num` images of each of `prompts`; ends with the `UnitResult`.
+
+    Args:
+        key: which unit.
+        one: the set.
+        backbone: the base model; it is as before afterwards.
+        scratch: folder for the run's own files; emptied before and removed after.
+        prompts: numbers of the set's prompts to draw.
+        num: images per prompt; 0 draws none.
+        overrides: changed switches of `LearnConfig`.
+    """
+    base = {"version": backbone.version, "fingerprint": backbone.fingerprint}
+    begun = time.perf_counter()
+    if key.method == "words":
+        drawn = list(draw_class_words(backbone, one, prompts, num, key.seed))
+        seconds = {"learn": 0.0, "draw": time.perf_counter() - begun}
+        yield UnitResult(key, (), _numbered(drawn, prompts, num), seconds, base=base)
+        return
+    config = method_config(family_of(backbone.version), key.method, key.seed, overrides)
+    shutil.rmtree(scratch, ignore_errors=True)
+    masks: list[MaskRecord] = []
+    drift: tuple[float, float] | None = None
+    finished: Finished | None = None
+    try:
+        for event in run(learn_request(one, backbone, config), backbone, scratch):
+            match event:
+                case MasksUpdated():
+                    masks.append(_mask_record(event))
+                case DriftMeasured():
+                    drift = (event.before, event.after)
+                case Finished():
+                    finished = event
+            yield event
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    assert finished is not None
+    learned = time.perf_counter()
+    texts = [one.prompts[prompt].text for prompt in prompts]
+    images: list[npt.NDArray[np.uint8]] = []
+    if texts and num:
+        concept_set = finished.concept_set
+        images = [
+            image.pixels for image in generate_images(backbone, concept_set, texts, num=num, seed=key.seed)
+        ]
+    seconds = {"learn": learned - begun, "draw": time.perf_counter() - learned}
+    kept = () if key.method == "inversion" else tuple(masks)
+    yield UnitResult(
+        key, kept, _numbered(images, prompts, num), seconds, drift, config.model_dump(mode="json"), base
+    )
+
+
+def save_unit(result: UnitResult, root: Path) -> Path:
+    """Write a unit's folder under `root`; it appears under its name when all of it is on the disk."""
+    folder = root / result.key.folder_name
+    part = root / f".{result.key.folder_name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for (prompt, index), pixels in result.images.items():
+        write_png(part / _image_name(prompt, index), pixels, None)
+    key = result.key
+    record = {
+        "unit": {"set": key.set, "method": key.method, "seed": key.seed, "variant": key.variant},
+        "base": dict(result.base),
+        "seconds": dict(result.seconds),
+        "drift": result.drift,
+        "config": result.config,
+        "images": [list(place) for place in result.images],
+        "masks": [
+            {
+                "step": one.step,
+                "picture": one.picture,
+                "concepts": list(one.concepts),
+                "rle": [to_rle(mask) for mask in one.masks],
+                "rescued": list(one.rescued),
+                "collapsed": list(one.collapsed),
+            }
+            for one in result.masks
+        ],
+    }
+    write_json_atomic(part / RECORD, record)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder
+
+
+def has_unit(key: UnitKey, root: Path) -> bool:
+    """Whether the unit is done."""
+    return (root / key.folder_name / RECORD).is_file()
+
+
+def load_unit(key: UnitKey, root: Path) -> UnitResult:
+    """Read a unit back. Raises `DataError` when it is missing or damaged."""
+    folder = root / key.folder_name
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        told = UnitKey(**record["unit"])
+        masks = tuple(
+            MaskRecord(
+                one["step"],
+                one["picture"],
+                tuple(one["concepts"]),
+                np.stack([from_rle(rle) for rle in one["rle"]]),
+                tuple(one["rescued"]),
+                tuple(one["collapsed"]),
+            )
+            for one in record["masks"]
+        )
+        images = {
+            (prompt, index): _read_image(folder / _image_name(prompt, index))
+            for prompt, index in record["images"]
+        }
+        drift = record["drift"]
+        result = UnitResult(
+            told,
+            masks,
+            images,
+            record["seconds"],
+            None if drift is None else (drift[0], drift[1]),
+            record["config"],
+            record["base"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"the unit in {folder} cannot be read ({type(error).__name__}: {error}): delete the folder and run"
+            " the evaluation again"
+        ) from error
+    if told != key:
+        raise DataError(
+            f"the folder {folder} holds another unit, {told.folder_name}: delete it and run again"
+        )
+    return result
+
+
+def _mask_record(event: MasksUpdated) -> MaskRecord:
+    step = 0 if event.stage == "masks" else event.step
+    return MaskRecord(step, event.picture, event.concepts, event.masks.copy(), event.rescued, event.collapsed)
+
+
+def _numbered(
+    images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[int], num: int
+) -> dict[tuple[int, int], npt.NDArray[np.uint8]]:
+    places = [(prompt, index) for prompt in prompts for index in range(num)]
+    return dict(zip(places, images, strict=True))
+
+
+def _image_name(prompt: int, index: int) -> str:
+    return f"p{int(prompt):02d}-i{int(index):02d}.png"
+
+
+def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path, formats=["PNG"]) as image:
+        return np.asarray(image.convert("RGB"))
