@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     group.command("resume")(resume)
     group.command("export")(export)
     group.command("check")(check)
+    group.command("judges")(judges)
     app.add_typer(group, name="basemodel")
 
 
@@ -138,6 +139,46 @@ def check(
     if out is not None:
         for path in write_report(out, attention, naming):
             typer.echo(path)
+
+
+def judges(
+    which: Annotated[Literal["examiner", "selector"], typer.Option(help="The judge to train.")] = "examiner",
+    hours: Annotated[
+        float, typer.Option(help="Stop after so many hours; the next call goes on.", min=0)
+    ] = 24.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    check: Annotated[bool, typer.Option("--check", help="Only measure the judge that ships.")] = False,
+) -> None:
+    """Train a judge of the evaluation on every drawing, and print how often it is right."""
+    _require_extra("pytorch_optimizer")
+    from conceptloom.basemodel.judges import (
+        PLANS,
+        check_judge,
+        export_judge,
+        judge_training_folder,
+        reconstruct_for_judges,
+        train_judge_stage,
+    )
+    from conceptloom.basemodel.watch import log_progress
+    from conceptloom.judges.detector import load_judge
+    from conceptloom.runs import user_cache_dir
+
+    _use_threads(threads)
+    if check:
+        typer.echo(check_judge(load_judge(which)).text())
+        return
+    cache, wanted = user_cache_dir(), PLANS[which].reconstructed_scenes
+    folder = judge_training_folder(cache)
+    for done in reconstruct_for_judges(PLANS[which], cache):
+        if done % 512 == 0:
+            typer.echo(f"{done} of {wanted} scenes through the autoencoder")
+    for progress in train_judge_stage(which, cache, hours * 3600):
+        log_progress(folder, which, progress)
+        if progress.saved:
+            typer.echo(_line(which, progress.samples, progress.losses, progress.samples_per_sec))
+    model, report = export_judge(which, cache)
+    typer.echo(report.text())
+    typer.echo(f"exported to {model}")
 
 
 def _require_extra(*modules: str) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from conceptloom.cli import build_app
 
 
-@pytest.mark.parametrize("verb", [["sprites"], ["build"], ["resume"], ["export", "model"]])
+@pytest.mark.parametrize("verb", [["sprites"], ["build"], ["resume"], ["export", "model"], ["judges"]])
 def test_a_makers_verb_without_its_extra_says_what_to_install(
     verb: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
