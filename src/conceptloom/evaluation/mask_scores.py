@@ -1,0 +1,179 @@
+"""Masks of units against the truth: one score per picture, concept and step, and the rows and curves made of them.
+
+Scores are taken in the model's square frame, at its side: the truth is brought there once, by area.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from conceptloom.evaluation.benchmark import BenchmarkSet, TrueConcept
+from conceptloom.evaluation.mask_metrics import MaskScore, score_mask, swapped
+from conceptloom.evaluation.statistics import Interval, cluster_bootstrap, paired_cluster_bootstrap
+from conceptloom.evaluation.units import MaskRecord, UnitResult
+from conceptloom.pictures import square_frame_mask
+
+
+@dataclass(frozen=True)
+class ScoredMask:
+    """One mask of one concept in one picture after one step, with all that tables split by."""
+
+    set: str
+    method: str
+    variant: str
+    seed: int
+    picture: str
+    concept: TrueConcept
+    step: int
+    score: MaskScore
+    rescued: bool
+    collapsed: bool
+
+    @property
+    def is_place(self) -> bool:
+        """Whether it is a background or pattern; those stand apart in every table."""
+        return self.concept.kind != "subject"
+
+    @property
+    def pair(self) -> tuple[str, int, str, str]:
+        """What two methods' masks must have in common to be compared."""
+        return self.set, self.seed, self.picture, self.concept.name
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """Mean IoU and boundary IoU of a group of masks, resampled by scene, and how many of them are empty or full."""
+
+    masks: int
+    iou: Interval
+    boundary_iou: Interval
+    empty: int
+    full: int
+
+
+def scored_masks(one: BenchmarkSet, result: UnitResult) -> list[ScoredMask]:
+    """Every mask of a unit whose truth is known, in the order of steps, pictures and concepts."""
+    truths = _framed_truths(one, result.masks)
+    key = result.key
+    return [
+        ScoredMask(
+            key.set,
+            key.method,
+            key.variant,
+            key.seed,
+            record.picture,
+            one.concept(name),
+            record.step,
+            score_mask(mask, truths[record.picture, name]),
+            name in record.rescued,
+            name in record.collapsed,
+        )
+        for record in result.masks
+        for name, mask in zip(record.concepts, record.masks, strict=True)
+        if (record.picture, name) in truths
+    ]
+
+
+def swapped_pictures(one: BenchmarkSet, result: UnitResult) -> dict[str, bool]:
+    """By picture with two true subject masks or more, whether subjects have changed places in the final masks."""
+    truths = _framed_truths(one, result.masks)
+    found = {}
+    for picture in {record.picture for record in result.masks}:
+        final = result.masks_at(picture)
+        subjects = [
+            index
+            for index, name in enumerate(final.concepts)
+            if one.concept(name).kind == "subject" and (picture, name) in truths
+        ]
+        if len(subjects) > 1:
+            truth = np.stack([truths[picture, final.concepts[index]] for index in subjects])
+            found[picture] = swapped(final.masks[subjects], truth)
+    return found
+
+
+def final_masks(scored: Iterable[ScoredMask]) -> list[ScoredMask]:
+    """Of every run, picture and concept, the mask it ended with."""
+    last: dict[Hashable, ScoredMask] = {}
+    for mask in scored:
+        run = (mask.method, mask.variant, *mask.pair)
+        if run not in last or mask.step >= last[run].step:
+            last[run] = mask
+    return list(last.values())
+
+
+def mask_rows(
+    scored: Iterable[ScoredMask], group: Callable[[ScoredMask], Hashable]
+) -> dict[Hashable, MaskRow]:
+    """A row for every value of `group`, resampled by scene."""
+    groups: dict[Hashable, list[ScoredMask]] = defaultdict(list)
+    for mask in scored:
+        groups[group(mask)].append(mask)
+    return {name: _row(masks) for name, masks in groups.items()}
+
+
+def paired_difference(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
+    """Mean IoU of `first` less `second` over the masks that both have, resampled by scene.
+
+    Raises:
+        ValueError: they have none in common.
+    """
+    others = {mask.pair: mask.score.iou for mask in second}
+    pairs = [(mask, others[mask.pair]) for mask in first if mask.pair in others]
+    if not pairs:
+        raise ValueError("the two share no mask to compare")
+    return paired_cluster_bootstrap(
+        [mask.score.iou for mask, _ in pairs], [other for _, other in pairs], [mask.set for mask, _ in pairs]
+    )
+
+
+def mean_curves(scored: Sequence[ScoredMask]) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """IoU by step: the steps (T,), and one curve per scene (S, T), the mean over its seeds, pictures and concepts.
+
+    `scored` are masks of one method; where a run has no mask at a step its last one before holds.
+    """
+    steps = sorted({mask.step for mask in scored})
+    runs: dict[tuple[str, int, str, str], dict[int, float]] = defaultdict(dict)
+    for mask in scored:
+        runs[mask.pair][mask.step] = mask.score.iou
+    scenes: dict[str, list[list[float]]] = defaultdict(list)
+    for (scene, *_), values in runs.items():
+        scenes[scene].append(_held(values, steps))
+    curves = [np.mean(rows, axis=0) for _, rows in sorted(scenes.items())]
+    return steps, np.asarray(curves, np.float64)
+
+
+def _held(values: dict[int, float], steps: Sequence[int]) -> list[float]:
+    held, curve = values[min(values)], []
+    for step in steps:
+        held = values.get(step, held)
+        curve.append(held)
+    return curve
+
+
+def _row(masks: Sequence[ScoredMask]) -> MaskRow:
+    scenes = [mask.set for mask in masks]
+    return MaskRow(
+        len(masks),
+        cluster_bootstrap([mask.score.iou for mask in masks], scenes),
+        cluster_bootstrap([mask.score.boundary_iou for mask in masks], scenes),
+        sum(mask.score.empty_prediction for mask in masks),
+        sum(mask.score.full_prediction for mask in masks),
+    )
+
+
+def _framed_truths(
+    one: BenchmarkSet, records: Sequence[MaskRecord]
+) -> dict[tuple[str, str], npt.NDArray[np.bool_]]:
+    if not records:
+        return {}
+    side = records[0].masks.shape[-1]
+    return {
+        (picture.name, name): square_frame_mask(mask, side)
+        for picture in one.pictures
+        for name, mask in picture.masks.items()
+    }
