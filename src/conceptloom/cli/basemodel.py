@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,14 @@ def register(app: typer.Typer) -> None:
     group.command("export")(export)
     group.command("check")(check)
     group.command("judges")(judges)
+    group.callback()(_quiet_libraries)
     app.add_typer(group, name="basemodel")
+
+
+def _quiet_libraries() -> None:
+    """Libraries that this verb imports whole tell of what is not installed and not needed."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
 def sprites(
