@@ -50,7 +50,9 @@ def finished(
     method: MethodName, one: BenchmarkSet, backbone: Backbone, scratch: Path, seed: int = 3, num: int = 2
 ) -> UnitResult:
     key = UnitKey("one", method, seed)
-    *_, last = run_unit(key, one, backbone, scratch, prompts=[1, 0], num=num, overrides=quick(method))
+    *_, last = run_unit(
+        key, one, backbone, scratch, draws={1: num, 0: num} if num else {}, overrides=quick(method)
+    )
     assert isinstance(last, UnitResult)
     return last
 
@@ -104,7 +106,7 @@ def test_a_unit_that_stops_halfway_is_not_there(
 ) -> None:
     key = UnitKey("one", "fixed", 0)
     scratch = tmp_path / "scratch"
-    events = run_unit(key, one, tiny_backbone, scratch, prompts=[0], num=1, overrides=quick("fixed"))
+    events = run_unit(key, one, tiny_backbone, scratch, draws={0: 1}, overrides=quick("fixed"))
     next(iter(events))
     events.close()  # type: ignore[attr-defined]
     assert not has_unit(key, tmp_path / "units")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from conceptloom.backbone import Backbone, encode_prompts, sample, tokenize
-from conceptloom.evaluation.benchmark import BenchmarkSet
+from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt
 from conceptloom.generation import resolve_settings
 from conceptloom.learning import LearnConfig, LearnRequest, build_request, resolve_config
 
@@ -62,27 +62,25 @@ def learn_request(one: BenchmarkSet, backbone: Backbone, config: LearnConfig) ->
 
 
 def draw_class_words(
-    backbone: Backbone, one: BenchmarkSet, prompts: Sequence[int], num: int, seed: int
+    backbone: Backbone, prompt: TestPrompt, one: BenchmarkSet, num: int, seed: int
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """The base model's own images of prompts with the concepts' class words, nothing learned.
+    """The base model's own `num` images (H, W, 3) of a prompt of `one` with class words, nothing learned.
 
-    Prompt by prompt, (H, W, 3) each, from the starting noise that `generation.generate` takes for the same seed and
-    image number.
+    They start from the noise that `generation.generate` takes for the same seed and image number.
     """
     settings = resolve_settings(backbone.version)
     negative = encode_prompts(backbone, [tokenize(backbone, "", {})], None)
-    for prompt in prompts:
-        text = one.prompts[prompt].class_words_text(one.class_words)
-        hidden = encode_prompts(backbone, [tokenize(backbone, text, {})], None)
-        for start in range(0, num, settings.batch_size):
-            indices = range(start, min(start + settings.batch_size, num))
-            with torch.no_grad():
-                latents = sample(
-                    backbone,
-                    hidden.expand(len(indices), -1, -1),
-                    negative,
-                    [(seed, "generate", index) for index in indices],
-                    guidance_scale=settings.guidance_scale,
-                    num_inference_steps=settings.num_inference_steps,
-                )
-            yield from backbone.decode(latents)
+    text = prompt.class_words_text(one.class_words)
+    hidden = encode_prompts(backbone, [tokenize(backbone, text, {})], None)
+    for start in range(0, num, settings.batch_size):
+        indices = range(start, min(start + settings.batch_size, num))
+        with torch.no_grad():
+            latents = sample(
+                backbone,
+                hidden.expand(len(indices), -1, -1),
+                negative,
+                [(seed, "generate", index) for index in indices],
+                guidance_scale=settings.guidance_scale,
+                num_inference_steps=settings.num_inference_steps,
+            )
+        yield from backbone.decode(latents)

@@ -6,12 +6,14 @@ missing. Metrics are not in it: they are computed from it, and can be computed a
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,12 +50,16 @@ class UnitKey:
 
 @dataclass(frozen=True, eq=False)
 class MaskRecord:
-    """Masks of one picture after stage 2 (step 0) or an E-step, bool (K, side, side) in the model's square frame."""
+    """Masks of one picture after stage 2 (step 0) or an E-step, bool (K, side, side) in the model's square frame.
+
+    `maps` (K, h, w) is the attention they were made from, each concept's maximum 255; None for true masks.
+    """
 
     step: int
     picture: str
     concepts: tuple[str, ...]
     masks: npt.NDArray[np.bool_]
+    maps: npt.NDArray[np.uint8] | None
     rescued: tuple[str, ...]
     collapsed: tuple[str, ...]
 
@@ -91,27 +97,31 @@ def run_unit(
     backbone: Backbone,
     scratch: Path,
     *,
-    prompts: Sequence[int] = (),
-    num: int = 0,
+    draws: Mapping[int, int] = MappingProxyType({}),
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Progress | UnitResult]:
-    """Learn `one` by the key's method and draw `num` images of each of `prompts`; ends with the `UnitResult`.
+    """Learn `one` by the key's method and draw images of its prompts; ends with the `UnitResult`.
 
     Args:
         key: which unit.
         one: the set.
         backbone: the base model; it is as before afterwards.
         scratch: folder for the run's own files; emptied before and removed after.
-        prompts: numbers of the set's prompts to draw.
-        num: images per prompt; 0 draws none.
+        draws: how many images of which of the set's prompts, by their numbers.
         overrides: changed switches of `LearnConfig`.
     """
     base = {"version": backbone.version, "fingerprint": backbone.fingerprint}
     begun = time.perf_counter()
     if key.method == "words":
-        drawn = list(draw_class_words(backbone, one, prompts, num, key.seed))
+        drawn = {
+            (prompt, index): pixels
+            for prompt, num in draws.items()
+            for index, pixels in enumerate(
+                draw_class_words(backbone, one.prompts[prompt], one, num, key.seed)
+            )
+        }
         seconds = {"learn": 0.0, "draw": time.perf_counter() - begun}
-        yield UnitResult(key, (), _numbered(drawn, prompts, num), seconds, base=base)
+        yield UnitResult(key, (), drawn, seconds, base=base)
         return
     config = method_config(family_of(backbone.version), key.method, key.seed, overrides)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -132,18 +142,17 @@ def run_unit(
         shutil.rmtree(scratch, ignore_errors=True)
     assert finished is not None
     learned = time.perf_counter()
-    texts = [one.prompts[prompt].text for prompt in prompts]
-    images: list[npt.NDArray[np.uint8]] = []
-    if texts and num:
-        concept_set = finished.concept_set
-        images = [
-            image.pixels for image in generate_images(backbone, concept_set, texts, num=num, seed=key.seed)
-        ]
+    concept_set = finished.concept_set
+    images = {
+        (prompt, index): image.pixels
+        for prompt, num in draws.items()
+        for index, image in enumerate(
+            generate_images(backbone, concept_set, [one.prompts[prompt].text], num=num, seed=key.seed)
+        )
+    }
     seconds = {"learn": learned - begun, "draw": time.perf_counter() - learned}
     kept = () if key.method == "inversion" else tuple(masks)
-    yield UnitResult(
-        key, kept, _numbered(images, prompts, num), seconds, drift, config.model_dump(mode="json"), base
-    )
+    yield UnitResult(key, kept, images, seconds, drift, config.model_dump(mode="json"), base)
 
 
 def save_unit(result: UnitResult, root: Path) -> Path:
@@ -168,6 +177,7 @@ def save_unit(result: UnitResult, root: Path) -> Path:
                 "picture": one.picture,
                 "concepts": list(one.concepts),
                 "rle": [to_rle(mask) for mask in one.masks],
+                "maps": None if one.maps is None else _packed(one.maps),
                 "rescued": list(one.rescued),
                 "collapsed": list(one.collapsed),
             }
@@ -197,6 +207,7 @@ def load_unit(key: UnitKey, root: Path) -> UnitResult:
                 one["picture"],
                 tuple(one["concepts"]),
                 np.stack([from_rle(rle) for rle in one["rle"]]),
+                None if one["maps"] is None else _unpacked(one["maps"]),
                 tuple(one["rescued"]),
                 tuple(one["collapsed"]),
             )
@@ -230,14 +241,21 @@ def load_unit(key: UnitKey, root: Path) -> UnitResult:
 
 def _mask_record(event: MasksUpdated) -> MaskRecord:
     step = 0 if event.stage == "masks" else event.step
-    return MaskRecord(step, event.picture, event.concepts, event.masks.copy(), event.rescued, event.collapsed)
+    maps = None
+    if event.maps is not None:
+        highest = np.maximum(event.maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        maps = np.rint(255 * event.maps / highest).astype(np.uint8)
+    return MaskRecord(
+        step, event.picture, event.concepts, event.masks.copy(), maps, event.rescued, event.collapsed
+    )
 
 
-def _numbered(
-    images: Sequence[npt.NDArray[np.uint8]], prompts: Sequence[int], num: int
-) -> dict[tuple[int, int], npt.NDArray[np.uint8]]:
-    places = [(prompt, index) for prompt in prompts for index in range(num)]
-    return dict(zip(places, images, strict=True))
+def _packed(maps: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    return {"shape": list(maps.shape), "bytes": base64.b64encode(maps.tobytes()).decode("ascii")}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(base64.b64decode(packed["bytes"]), np.uint8).reshape(packed["shape"])
 
 
 def _image_name(prompt: int, index: int) -> str:

@@ -23,7 +23,7 @@ from conceptloom.masks import CRFConfig
 Method = Literal["gt", "fixed", "paper", "literal"]
 Layers = Literal["all", "up", "down", "mid", "up_down"]
 TrainedPart = Literal["full", "lora", "kv", "tokens"]
-MaskLossNorm = Literal["paper", "area"]
+MaskLossNorm = Literal["paper", "area", "none"]
 
 MAX_STEPS = 1_000_000
 

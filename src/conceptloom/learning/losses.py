@@ -28,11 +28,14 @@ def masked_denoising_loss(model_pred: Tensor, target: Tensor, union: Tensor, nor
         model_pred: (B, c, h, w) the U-Net's output.
         target: (B, c, h, w) regression target.
         union: (B, h, w) 0 or 1 per latent cell; at least one cell is 1.
-        norm: "paper" = mean over all cells, so a small concept weighs little; "area" = mean over M's cells.
+        norm: "paper" = mean over all cells, so a small concept weighs little; "area" = mean over M's cells;
+            "none" = Eq. 1, M is not looked at.
 
     Returns:
         (B,) float32, one loss per batch element.
     """
+    if norm == "none":
+        return denoising_loss(model_pred, target)
     mask = union.to(torch.float32).unsqueeze(1)  # (B, h, w) -> (B, 1, h, w)
     error = ((model_pred.float() - target.float()) * mask).square()
     if norm == "paper":

@@ -52,6 +52,8 @@ class MasksUpdated(Progress):
     concepts: tuple[str, ...]
     masks: npt.NDArray[np.bool_]
     """(K, side, side) in the model's square view of the picture."""
+    maps: npt.NDArray[np.float32] | None
+    """(K, h, w) attention the masks were made from, in latent cells; None for the user's masks."""
     overlap: tuple[float, ...]
     """IoU between each thresholded map and its refined mask."""
     rescued: tuple[str, ...]

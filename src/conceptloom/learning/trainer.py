@@ -169,12 +169,14 @@ class _Learner:
         first: list[MeanMaps] = []
         updates: list[MaskUpdate] = []
         for picture, example in enumerate(examples):
+            mean = None
             if example.given_masks is not None:
                 updates.append(_given(example.given_masks))
             else:
-                first.append(initial_maps(self.material, state.rows, picture, config))
-                updates.append(masks_from(example, first[-1], config, None))
-            yield self._masks_updated("masks", picture + 1, picture, updates[-1])
+                mean = initial_maps(self.material, state.rows, picture, config)
+                first.append(mean)
+                updates.append(masks_from(example, mean, config, None))
+            yield self._masks_updated("masks", picture + 1, picture, updates[-1], mean)
         for picture, update in enumerate(updates):
             self._take(picture, update)
         if self._averaging:
@@ -206,13 +208,14 @@ class _Learner:
                 weight_step(material, state.rows, state.descents["weights"], batch, self.prior, config, step)
             if state.averages is not None and objective.maps is not None:
                 _average(state.averages, draws, batch, objective.maps, material, config)
-            updates: dict[int, MaskUpdate] = {}
+            updates: dict[int, tuple[MaskUpdate, MeanMaps]] = {}
             if config.mask_update_every is not None and (step + 1) % config.mask_update_every == 0:
                 updates = self._e_step(step, draws)
-            for picture, update in updates.items():
+            for picture, (update, _) in updates.items():
                 self._take(picture, update)
             events = [
-                self._masks_updated("em", step + 1, picture, update) for picture, update in updates.items()
+                self._masks_updated("em", step + 1, picture, update, mean)
+                for picture, (update, mean) in updates.items()
             ]
             yield from self._step_done("em", objective, events)
 
@@ -268,7 +271,7 @@ class _Learner:
             all_concepts=all_concepts,
         )
 
-    def _e_step(self, step: int, draws: Sequence[Draw]) -> dict[int, MaskUpdate]:
+    def _e_step(self, step: int, draws: Sequence[Draw]) -> dict[int, tuple[MaskUpdate, MeanMaps]]:
         config, state = self.config, self.state
         updates = {}
         for picture, example in enumerate(self.material.examples):
@@ -278,7 +281,7 @@ class _Learner:
                 continue
             else:
                 mean = fresh_maps(self.material, state.rows, picture, config, step, draws)
-            updates[picture] = masks_from(example, mean, config, state.masks[picture])
+            updates[picture] = masks_from(example, mean, config, state.masks[picture]), mean
         return updates
 
     def _take(self, picture: int, update: MaskUpdate) -> None:
@@ -288,7 +291,9 @@ class _Learner:
         for name, rescued in zip(_names(example), update.rescued, strict=True):
             counts[name] += int(rescued)
 
-    def _masks_updated(self, stage: Stage, step: int, picture: int, update: MaskUpdate) -> MasksUpdated:
+    def _masks_updated(
+        self, stage: Stage, step: int, picture: int, update: MaskUpdate, mean: MeanMaps | None
+    ) -> MasksUpdated:
         example = self.material.examples[picture]
         names = _names(example)
         return MasksUpdated(
@@ -298,6 +303,7 @@ class _Learner:
             picture=example.name,
             concepts=names,
             masks=update.masks,
+            maps=None if mean is None else mean.maps,
             overlap=tuple(float(overlap) for overlap in update.overlap),
             rescued=tuple(name for name, rescued in zip(names, update.rescued, strict=True) if rescued),
             collapsed=tuple(names[index] for index in collapsed(update.masks)),

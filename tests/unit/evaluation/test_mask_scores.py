@@ -43,7 +43,7 @@ def unit(
     *steps: tuple[npt.NDArray[np.bool_], ...], name: str = "one", **key: Any
 ) -> tuple[BenchmarkSet, UnitResult]:
     records = tuple(
-        MaskRecord(20 * index, "first", ("cat", "dog", "place"), np.stack(masks), ("dog",) * index, ())
+        MaskRecord(20 * index, "first", ("cat", "dog", "place"), np.stack(masks), None, ("dog",) * index, ())
         for index, masks in enumerate(steps)
     )
     full_key = UnitKey(name, key.get("method", "paper"), key.get("seed", 0))

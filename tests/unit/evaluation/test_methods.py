@@ -52,7 +52,8 @@ def test_a_request_takes_words_kinds_and_pictures_of_the_set(tiny_backbone: Back
 
 def test_class_words_are_drawn_as_the_base_model_draws_the_same_words(tiny_backbone: Backbone) -> None:
     settings = DEFAULTS["sd"]
-    drawn = list(draw_class_words(tiny_backbone, tiny_benchmark_set(), [1], 2, 5))
+    one = tiny_benchmark_set()
+    drawn = list(draw_class_words(tiny_backbone, one.prompts[1], one, 2, 5))
     hidden = encode_prompts(tiny_backbone, [tokenize(tiny_backbone, "a cat on the beach", {})], None)
     negative = encode_prompts(tiny_backbone, [tokenize(tiny_backbone, "", {})], None)
     latents = sample(
