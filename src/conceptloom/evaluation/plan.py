@@ -1,0 +1,99 @@
+"""What an evaluation runs: which units, in which order, and what each draws.
+
+Every set is learned by every method. The first `image_sets` go the whole way at the first seed and draw images; the
+others, and all further seeds, stop where masks stop changing, for the curves need no more. `paper` goes the whole way
+at one more seed: what two seeds of one method differ by is the neutral margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.methods import WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.units import UnitKey
+
+MASKS = "masks"
+"""Variant of the units that stop after stage 3."""
+QUICK = "quick"
+"""Variant of all units of a smoke run."""
+SHOWN_PROMPT = 1
+"""Number of the prompt that is drawn more often, for the figure of diverse images: an interaction."""
+
+_NO_JOINT: Mapping[str, Any] = MappingProxyType({"joint_steps": 0})
+_FIRST_MASKS: Mapping[str, Any] = MappingProxyType({"joint_steps": 0, "em_steps": 0})
+_SMOKE: Mapping[str, Any] = MappingProxyType({"em_steps": 60, "joint_steps": 20, "prior_images": 2})
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much an evaluation runs.
+
+    Attributes:
+        sets: sets whose masks are measured.
+        seeds: seeds of the masks: 0, 1, ...
+        image_sets: the first of them draw images.
+        prompts: the first prompts of a set are drawn.
+        images: images per prompt that are measured.
+        shown: images of `SHOWN_PROMPT`; those beyond `images` are looked at, not measured.
+        smoke: short runs, which show that all works and measure nothing.
+    """
+
+    sets: int = 40
+    seeds: int = 3
+    image_sets: int = 20
+    prompts: int = 10
+    images: int = 2
+    shown: int = 8
+    smoke: bool = False
+
+
+FULL = Size()
+SMOKE = Size(sets=4, seeds=1, image_sets=4, prompts=2, images=1, shown=1, smoke=True)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit to run: its key, how many images of which prompts it draws, and changed switches."""
+
+    key: UnitKey
+    draws: Mapping[int, int]
+    overrides: Mapping[str, Any]
+
+    @property
+    def images(self) -> int:
+        """Images it draws."""
+        return sum(self.draws.values())
+
+
+def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: Size) -> tuple[Task, ...]:
+    """The tasks of the comparison of methods, those with images first.
+
+    Sets and methods alternate, so that an evaluation stopped halfway has compared something.
+    """
+    sets = [one.name for one in benchmark.sets[: size.sets]]
+    drawing = sets[: size.image_sets]
+    tasks = [_whole(name, method, 0, size) for name in drawing for method in methods]
+    if "paper" in methods and not size.smoke:
+        tasks += [_whole(name, "paper", 1, size) for name in drawing]
+    done = {(task.key.set, task.key.method, task.key.seed) for task in tasks}
+    finding = [method for method in methods if method not in WITHOUT_MASKS and method != "gt"]
+    for seed in range(size.seeds):
+        for name in sets:
+            for method in finding:
+                if (name, method, seed) not in done:
+                    overrides = _FIRST_MASKS if method == "fixed" else _NO_JOINT
+                    tasks.append(Task(UnitKey(name, method, seed, MASKS), {}, overrides))
+    return tuple(tasks)
+
+
+def _whole(name: str, method: MethodName, seed: int, size: Size) -> Task:
+    draws = dict.fromkeys(range(size.prompts), size.images)
+    if size.prompts > SHOWN_PROMPT:
+        draws[SHOWN_PROMPT] = max(size.images, size.shown)
+    if size.smoke:
+        return Task(UnitKey(name, method, seed, QUICK), draws, {} if method == "words" else _SMOKE)
+    return Task(UnitKey(name, method, seed), draws, {})
