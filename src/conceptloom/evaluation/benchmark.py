@@ -124,6 +124,7 @@ class BenchmarkSet:
         prompts: test prompts, so ordered that the first of them cover the kinds.
         place_type: what the learned place is: a photograph, a drawn scene, a pattern; "none" where none is learned.
         captions: the user's own prompt of a picture by its name; pictures left out have none.
+        shown: further prompts, for figures alone: nothing is measured on them.
 
     Raises:
         DataError: the parts do not fit each other.
@@ -136,6 +137,7 @@ class BenchmarkSet:
     prompts: tuple[TestPrompt, ...]
     place_type: PlaceType
     captions: Mapping[str, str] = field(default_factory=dict)
+    shown: tuple[TestPrompt, ...] = ()
 
     def __post_init__(self) -> None:
         names = [concept.name for concept in self.concepts]
@@ -155,7 +157,7 @@ class BenchmarkSet:
             self._require_fitting(picture, names)
         if absent := [name for name in names if name not in set().union(*self.contains.values())]:
             raise DataError(f"concept '{absent[0]}' of set '{self.name}' is in none of its pictures: add it")
-        for prompt in self.prompts:
+        for prompt in (*self.prompts, *self.shown):
             if stray := set(prompt.asked) - set(names):
                 raise DataError(
                     f"a prompt of set '{self.name}' names {_listed(sorted(stray))}, which it does not learn:"
@@ -179,6 +181,10 @@ class BenchmarkSet:
     def concept(self, name: str) -> TrueConcept:
         """The concept called `name`."""
         return next(concept for concept in self.concepts if concept.name == name)
+
+    def prompt(self, number: int) -> TestPrompt:
+        """The prompt of a number: `prompts` first, then `shown`."""
+        return (*self.prompts, *self.shown)[number]
 
     @property
     def words(self) -> dict[str, str | None]:

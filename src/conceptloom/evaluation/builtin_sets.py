@@ -24,9 +24,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, PlaceType, TrueConcept
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, PlaceType, TestPrompt, TrueConcept
 from conceptloom.evaluation.deck import Deck
-from conceptloom.evaluation.prompt_templates import KnownWords, prompts_for
+from conceptloom.evaluation.prompt_templates import KnownWords, at_place, prompts_for
 from conceptloom.pictures import Picture
 from conceptloom.scenes.backgrounds import DRAWN, PATTERNS, Photo, load_photos, photo_crop
 from conceptloom.scenes.captions import RELATIONS, STYLES
@@ -226,7 +226,23 @@ def _compose_set(split: BuiltinSplit, index: int, cast: _Cast, seed: int, side_p
         own_styles=[STYLES[sprite.family] for sprite in cast.sprites],
     )
     contains = {picture.name: tuple(picture.masks) for picture in pictures}
-    return BenchmarkSet(name, tuple(pictures), tuple(concepts), contains, prompts, plan.place_type)
+    return BenchmarkSet(
+        name,
+        tuple(pictures),
+        tuple(concepts),
+        contains,
+        prompts,
+        plan.place_type,
+        shown=_at_home(concepts, plan),
+    )
+
+
+def _at_home(concepts: Sequence[TrueConcept], plan: SetDesign) -> tuple[TestPrompt, ...]:
+    """Picture B's subject in its own place, for sets of two pictures: the first column of the paper's Fig. 1."""
+    if not plan.in_b:
+        return ()
+    native = concepts[0] if plan.shares else concepts[plan.subjects - 1]
+    return (at_place(native, concepts[-1], PLACES),)
 
 
 def _picture(

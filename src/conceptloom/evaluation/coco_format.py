@@ -131,6 +131,7 @@ def _as_coco(benchmark: Benchmark) -> dict[str, Any]:
                 concepts=one.concepts,
                 pictures=tuple(pictures),
                 prompts=one.prompts,
+                shown=one.shown,
             )
         )
     told = _ConceptSets(
@@ -179,6 +180,7 @@ class _SetEntry(_Entry):
     concepts: Annotated[tuple[TrueConcept, ...], Field(min_length=1)]
     pictures: Annotated[tuple[_PictureEntry, ...], Field(min_length=1)]
     prompts: tuple[TestPrompt, ...]
+    shown: tuple[TestPrompt, ...] = ()
 
 
 class _ConceptSets(_Entry):
@@ -232,6 +234,7 @@ def _set_from(coco: Any, entry: _SetEntry, folder: Path) -> BenchmarkSet:
         prompts=entry.prompts,
         place_type=entry.place_type,
         captions={picture.name: picture.caption for picture in entry.pictures if picture.caption is not None},
+        shown=entry.shown,
     )
 
 

@@ -78,6 +78,12 @@ def makes_sense(relation: str, subject: str, thing: str) -> bool:
     return (relation not in _ACTS or subject in ACTORS) and thing in _OBJECTS_OF.get(relation, {thing})
 
 
+def at_place(subject: TrueConcept, place: TrueConcept, phrases: Mapping[str, str]) -> TestPrompt:
+    """A subject alone in a learned place; `phrases` as `KnownWords.places`."""
+    where = phrases.get(place.noun, "on the {}").format(f"<{place.name}>")
+    return TestPrompt(f"a photo of {_a(subject)} {where}", "transfer", (subject.name, place.name), place.name)
+
+
 class _Writer:
     """Writes a set's prompts; what was drawn for one is not drawn again before all else was."""
 

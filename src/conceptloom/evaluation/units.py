@@ -107,7 +107,7 @@ def run_unit(
         one: the set.
         backbone: the base model; it is as before afterwards.
         scratch: folder for the run's own files; emptied before and removed after.
-        draws: how many images of which of the set's prompts, by their numbers.
+        draws: how many images of which of the set's prompts, by their numbers (`BenchmarkSet.prompt`).
         overrides: changed switches of `LearnConfig`.
     """
     base = {"version": backbone.version, "fingerprint": backbone.fingerprint}
@@ -116,9 +116,7 @@ def run_unit(
         drawn = {
             (prompt, index): pixels
             for prompt, num in draws.items()
-            for index, pixels in enumerate(
-                draw_class_words(backbone, one.prompts[prompt], one, num, key.seed)
-            )
+            for index, pixels in enumerate(draw_class_words(backbone, one.prompt(prompt), one, num, key.seed))
         }
         seconds = {"learn": 0.0, "draw": time.perf_counter() - begun}
         yield UnitResult(key, (), drawn, seconds, base=base)
@@ -147,7 +145,7 @@ def run_unit(
         (prompt, index): image.pixels
         for prompt, num in draws.items()
         for index, image in enumerate(
-            generate_images(backbone, concept_set, [one.prompts[prompt].text], num=num, seed=key.seed)
+            generate_images(backbone, concept_set, [one.prompt(prompt).text], num=num, seed=key.seed)
         )
     }
     seconds = {"learn": learned - begun, "draw": time.perf_counter() - learned}

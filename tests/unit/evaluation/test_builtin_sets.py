@@ -260,3 +260,11 @@ def test_every_set_makes_a_learning_request_with_true_masks() -> None:
 def test_fewer_than_one_set_is_refused() -> None:
     with pytest.raises(DataError, match="holds no set"):
         builtin_benchmark("dev", 0)
+
+
+def test_sets_of_two_pictures_alone_show_a_subject_of_picture_b_in_its_own_place() -> None:
+    for one in made("dev").sets:
+        assert len(one.shown) == (one.num_pictures == 2)
+        for prompt in one.shown:
+            assert prompt.place == "place"
+            assert prompt.asked[0] in one.contains[one.pictures[1].name]

@@ -58,6 +58,7 @@ def same(one: Benchmark, other: Benchmark) -> None:
     for a, b in zip(one.sets, other.sets, strict=True):
         assert (a.name, a.place_type, a.concepts, a.prompts) == (b.name, b.place_type, b.concepts, b.prompts)
         assert a.captions == b.captions
+        assert a.shown == b.shown
         assert list(a.contains.items()) == list(b.contains.items())
         for mine, read in zip(a.pictures, b.pictures, strict=True):
             assert mine.name == read.name
