@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.methods import WITHOUT_MASKS, MethodName
 from conceptloom.evaluation.units import UnitKey
 
@@ -36,6 +36,7 @@ class Size:
         sets: sets whose masks are measured.
         seeds: seeds of the masks: 0, 1, ...
         image_sets: the first of them draw images.
+        margin_sets: the first of those draw with `paper` at a second seed, for the neutral margin.
         prompts: the first prompts of a set are drawn.
         images: images per prompt that are measured.
         shown: images of `SHOWN_PROMPT`; those beyond `images` are looked at, not measured.
@@ -45,6 +46,7 @@ class Size:
     sets: int = 40
     seeds: int = 3
     image_sets: int = 20
+    margin_sets: int = 10
     prompts: int = 10
     images: int = 2
     shown: int = 8
@@ -74,26 +76,28 @@ def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: S
 
     Sets and methods alternate, so that an evaluation stopped halfway has compared something.
     """
-    sets = [one.name for one in benchmark.sets[: size.sets]]
+    sets = benchmark.sets[: size.sets]
     drawing = sets[: size.image_sets]
-    tasks = [_whole(name, method, 0, size) for name in drawing for method in methods]
+    tasks = [whole_task(one, method, 0, size) for one in drawing for method in methods]
     if "paper" in methods and not size.smoke:
-        tasks += [_whole(name, "paper", 1, size) for name in drawing]
+        tasks += [whole_task(one, "paper", 1, size) for one in drawing[: size.margin_sets]]
     done = {(task.key.set, task.key.method, task.key.seed) for task in tasks}
     finding = [method for method in methods if method not in WITHOUT_MASKS and method != "gt"]
     for seed in range(size.seeds):
-        for name in sets:
+        for one in sets:
             for method in finding:
-                if (name, method, seed) not in done:
+                if (one.name, method, seed) not in done:
                     overrides = _FIRST_MASKS if method == "fixed" else _NO_JOINT
-                    tasks.append(Task(UnitKey(name, method, seed, MASKS), {}, overrides))
+                    tasks.append(Task(UnitKey(one.name, method, seed, MASKS), {}, overrides))
     return tuple(tasks)
 
 
-def _whole(name: str, method: MethodName, seed: int, size: Size) -> Task:
+def whole_task(one: BenchmarkSet, method: MethodName, seed: int, size: Size) -> Task:
+    """A unit that goes through all stages and draws."""
     draws = dict.fromkeys(range(size.prompts), size.images)
+    draws.update(dict.fromkeys(range(len(one.prompts), len(one.prompts) + len(one.shown)), size.images))
     if size.prompts > SHOWN_PROMPT:
         draws[SHOWN_PROMPT] = max(size.images, size.shown)
     if size.smoke:
-        return Task(UnitKey(name, method, seed, QUICK), draws, {} if method == "words" else _SMOKE)
-    return Task(UnitKey(name, method, seed), draws, {})
+        return Task(UnitKey(one.name, method, seed, QUICK), draws, {} if method == "words" else _SMOKE)
+    return Task(UnitKey(one.name, method, seed), draws, {})
