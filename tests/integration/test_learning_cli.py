@@ -143,15 +143,15 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[]
     with monkeypatch.context() as patch:
 
         def arm(condition: Callable[[], bool]) -> None:
-            original = verb._duration
+            original = verb.duration
 
             def duration(seconds: float) -> str:
                 if condition():
-                    patch.setattr(verb, "_duration", original)
+                    patch.setattr(verb, "duration", original)
                     os.kill(os.getpid(), signal.SIGINT)
                 return original(seconds)
 
-            patch.setattr(verb, "_duration", duration)
+            patch.setattr(verb, "duration", duration)
 
         yield arm
 

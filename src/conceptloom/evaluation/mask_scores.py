@@ -47,7 +47,7 @@ class ScoredMask:
 
 @dataclass(frozen=True)
 class MaskRow:
-    """Mean IoU and boundary IoU of a group of masks, resampled by scene, and how many of them are empty or full."""
+    """Mean IoU and boundary IoU of a group of masks, and how many of them are empty or full."""
 
     masks: int
     iou: Interval
@@ -99,21 +99,34 @@ def swapped_pictures(one: BenchmarkSet, result: UnitResult) -> dict[str, bool]:
 def final_masks(scored: Iterable[ScoredMask]) -> list[ScoredMask]:
     """Of every run, picture and concept, the mask it ended with."""
     last: dict[Hashable, ScoredMask] = {}
-    for mask in scored:
-        run = (mask.method, mask.variant, *mask.pair)
-        if run not in last or mask.step >= last[run].step:
-            last[run] = mask
+    for mask in sorted(scored, key=lambda mask: mask.step):
+        last[(mask.method, mask.variant, *mask.pair)] = mask
     return list(last.values())
 
 
+def first_masks(scored: Iterable[ScoredMask]) -> list[ScoredMask]:
+    """Of every run, picture and concept, the mask it began with."""
+    first: dict[Hashable, ScoredMask] = {}
+    for mask in sorted(scored, key=lambda mask: mask.step):
+        first.setdefault((mask.method, mask.variant, *mask.pair), mask)
+    return list(first.values())
+
+
+def by_scene(mask: ScoredMask) -> str:
+    """The cluster of masks that were learned together."""
+    return mask.set
+
+
 def mask_rows(
-    scored: Iterable[ScoredMask], group: Callable[[ScoredMask], Hashable]
+    scored: Iterable[ScoredMask],
+    group: Callable[[ScoredMask], Hashable],
+    cluster: Callable[[ScoredMask], Hashable] = by_scene,
 ) -> dict[Hashable, MaskRow]:
-    """A row for every value of `group`, resampled by scene."""
+    """A row for every value of `group`, resampled by `cluster`."""
     groups: dict[Hashable, list[ScoredMask]] = defaultdict(list)
     for mask in scored:
         groups[group(mask)].append(mask)
-    return {name: _row(masks) for name, masks in groups.items()}
+    return {name: _row(masks, cluster) for name, masks in groups.items()}
 
 
 def paired_difference(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
@@ -155,12 +168,12 @@ def _held(values: dict[int, float], steps: Sequence[int]) -> list[float]:
     return curve
 
 
-def _row(masks: Sequence[ScoredMask]) -> MaskRow:
-    scenes = [mask.set for mask in masks]
+def _row(masks: Sequence[ScoredMask], cluster: Callable[[ScoredMask], Hashable]) -> MaskRow:
+    clusters = [cluster(mask) for mask in masks]
     return MaskRow(
         len(masks),
-        cluster_bootstrap([mask.score.iou for mask in masks], scenes),
-        cluster_bootstrap([mask.score.boundary_iou for mask in masks], scenes),
+        cluster_bootstrap([mask.score.iou for mask in masks], clusters),
+        cluster_bootstrap([mask.score.boundary_iou for mask in masks], clusters),
         sum(mask.score.empty_prediction for mask in masks),
         sum(mask.score.full_prediction for mask in masks),
     )

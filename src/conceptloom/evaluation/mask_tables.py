@@ -1,0 +1,244 @@
+"""Tables and curves of masks: by method, by group, what EM changes, how runs fail, and IoU over steps (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.mask_scores import (
+    ScoredMask,
+    final_masks,
+    first_masks,
+    mask_rows,
+    mean_curves,
+    paired_difference,
+)
+from conceptloom.evaluation.report import Curves, Entry, Line, Panel, Row, Table, measured
+from conceptloom.evaluation.statistics import band, clopper_pearson
+
+WINDOW = 5
+"""Mask updates averaged for the smoothed curves."""
+
+Where = Callable[[ScoredMask], bool]
+SUBJECTS_AND_PLACES: tuple[tuple[str, Where], ...] = (
+    ("subjects", lambda mask: not mask.is_place),
+    ("backgrounds", lambda mask: mask.is_place),
+)
+
+
+def mask_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
+    """Final masks: IoU and boundary IoU by method, subjects and backgrounds apart, resampled by noun."""
+    final = final_masks(scored)
+    rows = []
+    for title, where in SUBJECTS_AND_PLACES:
+        found = mask_rows(
+            [mask for mask in final if where(mask)], lambda mask: mask.method, lambda mask: mask.concept.noun
+        )
+        for method in methods:
+            if row := found.get(method):
+                cells = (measured(row.iou), measured(row.boundary_iou), row.masks, row.empty, row.full)
+                rows.append(Row(label=f"{title}: {method}", cells=cells))
+    return Table(
+        key="masks",
+        title="Masks at the end of EM",
+        note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and seeds; 95 % bootstrap"
+        " intervals over nouns. Oracle: the true masks seen through the latent grid. Trivial: the whole picture for a"
+        " background, a centred disc of the usual area for a subject. An empty mask scores 0.",
+        columns=("IoU", "boundary IoU", "masks", "empty", "full"),
+        rows=tuple(rows),
+    )
+
+
+def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Sequence[str]) -> Table:
+    """Final IoU by method in every group of the benchmark, resampled by noun."""
+    sets = {one.name: one for one in benchmark.sets}
+    final = final_masks(scored)
+    rows = []
+    for title, where in set_groups(sets):
+        group = [mask for mask in final if where(mask)]
+        found = mask_rows(group, lambda mask: mask.method, lambda mask: mask.concept.noun)
+        if found:
+            count = max(row.masks for method, row in found.items() if method in methods)
+            cells = [measured(found[method].iou) if method in found else None for method in methods]
+            rows.append(Row(label=title, cells=(*cells, count)))
+    return Table(
+        key="masks-split",
+        title="Masks by what is learned, and from what",
+        note="IoU at the end of EM; 95 % bootstrap intervals over nouns. Subjects alone, but for the rows of"
+        " backgrounds.",
+        columns=(*methods, "masks"),
+        rows=tuple(rows),
+    )
+
+
+def set_groups(sets: Mapping[str, BenchmarkSet]) -> list[tuple[str, Where]]:
+    """The groups by which every table is split, each with its members."""
+
+    def subject(test: Callable[[BenchmarkSet], bool]) -> Where:
+        return lambda mask: not mask.is_place and test(sets[mask.set])
+
+    def of_split(split: str) -> Where:
+        return lambda mask: mask.concept.split == split
+
+    def learning(place_type: str) -> Where:
+        return subject(lambda one: one.place_type == place_type)
+
+    def place(place_type: str) -> Where:
+        return lambda mask: mask.is_place and sets[mask.set].place_type == place_type
+
+    def entangled(count: int) -> Where:
+        return subject(lambda one: len(one.subjects) == count)
+
+    return [
+        ("instances of known nouns", of_split("instance")),
+        ("novel nouns", of_split("novel noun")),
+        ("one picture", subject(lambda one: one.num_pictures == 1)),
+        ("two pictures", subject(lambda one: one.num_pictures > 1)),
+        ("a concept in both pictures", subject(lambda one: one.shares_a_concept)),
+        ("one subject", entangled(1)),
+        ("two subjects", entangled(2)),
+        ("three subjects", entangled(3)),
+        ("subjects of one style", subject(lambda one: len(one.subjects) > 1 and not one.crosses_styles)),
+        ("subjects of different styles", subject(lambda one: one.crosses_styles)),
+        ("on a learned photograph", learning("photo")),
+        ("on a learned drawn scene", learning("drawn")),
+        ("on a learned pattern", learning("pattern")),
+        ("on a background not learned", learning("none")),
+        ("background: photograph", place("photo")),
+        ("background: drawn scene", place("drawn")),
+        ("background: pattern", place("pattern")),
+    ]
+
+
+def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
+    """Paired differences of IoU, resampled by scene: the end less the start, and each method less the one before."""
+    first, final = first_masks(scored), final_masks(scored)
+    rows: list[Row] = []
+
+    def add(label: str, ours: Iterable[ScoredMask], others: Iterable[ScoredMask]) -> None:
+        cells: list[Entry] = []
+        for _, where in SUBJECTS_AND_PLACES:
+            mine, theirs = [mask for mask in ours if where(mask)], [mask for mask in others if where(mask)]
+            try:
+                cells.append(measured(paired_difference(mine, theirs)))
+            except ValueError:
+                cells.append(None)
+        if any(cell is not None for cell in cells):
+            rows.append(Row(label=label, cells=tuple(cells)))
+
+    for method in methods:
+        steps = {mask.step for mask in scored if mask.method == method}
+        if len(steps) > 1:
+            add(f"{method}: last masks less its first", _of(final, method), _of(first, method))
+    for baseline, method in pairwise(methods):
+        add(f"{method} less {baseline}, at the end", _of(final, method), _of(final, baseline))
+    return Table(
+        key="mask-changes",
+        title="What changes the masks",
+        note="Differences of IoU on the same scene, picture, concept and seed; 95 % paired bootstrap intervals over"
+        " scenes. One that excludes zero is a difference.",
+        columns=("subjects", "backgrounds"),
+        rows=tuple(rows),
+    )
+
+
+def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[bool]]) -> Table:
+    """How often runs end badly, with exact binomial intervals.
+
+    Args:
+        scored: masks of all runs.
+        swaps: by method, for every picture of two subjects or more, whether they exchanged masks.
+    """
+    rows = []
+    final = final_masks(scored)
+    for method in dict.fromkeys(mask.method for mask in scored):
+        runs: dict[tuple[str, int], list[ScoredMask]] = {}
+        for mask in _of(final, method):
+            runs.setdefault((mask.set, mask.seed), []).append(mask)
+        count = len(runs)
+        collapsed = sum(any(mask.collapsed for mask in masks) for masks in runs.values())
+        rescued = sum(any(mask.rescued for mask in masks) for masks in runs.values())
+        on_the_way = sum(mask.rescued for mask in _of(scored, method))
+        exchanged = swaps.get(method, ())
+        cells: tuple[Entry, ...] = (
+            _rate(collapsed, count),
+            _rate(rescued, count),
+            _rate(sum(exchanged), len(exchanged)),
+            on_the_way,
+            count,
+        )
+        rows.append(Row(label=method, cells=cells))
+    return Table(
+        key="mask-failures",
+        title="How runs fail",
+        note="Shares of runs whose last masks hold an empty, full or doubled one (collapsed), or one that was refused"
+        " and kept from before (rescued); of pictures of several subjects, how many exchanged masks (swapped). 95 %"
+        " Clopper-Pearson intervals. Rescues: refused masks in all mask updates of all runs. No run is left out.",
+        columns=("collapsed", "ends rescued", "swapped", "rescues", "runs"),
+        rows=tuple(rows),
+    )
+
+
+def mask_curves(
+    scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Sequence[str], flat: Sequence[str]
+) -> Curves:
+    """The counterpart of Fig. 3: IoU over steps for a set's first subject, its other subjects, its background.
+
+    Args:
+        scored: masks of all steps.
+        benchmark: says which subject is the first.
+        methods: those with a curve.
+        flat: those whose masks are found once, drawn as flat lines.
+    """
+    first = {one.name: one.subjects[0].name for one in benchmark.sets if one.subjects}
+    panels: list[tuple[str, Where]] = [
+        ("subject", lambda mask: not mask.is_place and mask.concept.name == first[mask.set]),
+        ("other subjects", lambda mask: not mask.is_place and mask.concept.name != first[mask.set]),
+        ("background", lambda mask: mask.is_place),
+    ]
+    last_step = max((mask.step for mask in scored), default=0)
+    drawn = []
+    for title, where in panels:
+        lines = []
+        for method in (*methods, *flat):
+            masks = [mask for mask in scored if mask.method == method and where(mask)]
+            if masks:
+                lines.append(_line(method, masks, last_step if method in flat else None))
+        scenes = len({mask.set for mask in scored if where(mask)})
+        drawn.append(Panel(title=f"{title} ({scenes} scenes)", lines=tuple(lines)))
+    seeds = len({mask.seed for mask in scored if mask.method in methods})
+    return Curves(
+        key="figure-3",
+        title="Fig. 3: mask IoU over training steps",
+        note=f"Mean over scenes of the mean over {seeds} seeds; bands are 95 % bootstrap intervals over scenes. Flat"
+        " lines: masks found once and never updated, and the oracle.",
+        x_label="EM step",
+        y_label="mask IoU",
+        window=WINDOW,
+        panels=tuple(drawn),
+    )
+
+
+def _line(method: str, masks: Sequence[ScoredMask], flat_until: int | None) -> Line:
+    steps, curves = mean_curves(masks)
+    if flat_until is not None:
+        # A run that never updates its masks has them from step 0 on.
+        steps, curves = [0, flat_until], curves[:, [-1, -1]]
+    mean, low, high = band(curves)
+    banded = len(curves) > 1
+    return Line(
+        label=method,
+        steps=tuple(steps),
+        mean=tuple(mean.tolist()),
+        low=tuple(low.tolist()) if banded else None,
+        high=tuple(high.tolist()) if banded else None,
+    )
+
+
+def _of(scored: Iterable[ScoredMask], method: str) -> list[ScoredMask]:
+    return [mask for mask in scored if mask.method == method]
+
+
+def _rate(events: int, trials: int) -> Entry:
+    return measured(clopper_pearson(events, trials)) if trials else None

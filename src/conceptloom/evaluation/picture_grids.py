@@ -1,0 +1,371 @@
+"""Grids of pictures: the counterparts of the paper's Fig. 1 and 4 to 9, every method side by side, the worst.
+
+Which sets are shown follows from their design and order alone, never from how they look; each grid says its rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from conceptloom.evaluation.benchmark import BenchmarkSet, PromptKind
+from conceptloom.evaluation.mask_scores import ScoredMask
+from conceptloom.evaluation.plan import SHOWN_PROMPT
+from conceptloom.evaluation.report import Grid, GridRow, Tile, encoded
+from conceptloom.evaluation.units import UnitResult
+from conceptloom.pictures import Picture, overlay, square_frame, square_frame_mask
+from conceptloom.pictures.sheets import COLOURS
+
+Pixels = npt.NDArray[np.uint8]
+
+ROWS = 4
+"""Sets in a grid."""
+OURS = "paper"
+BASELINE = "fixed"
+TRUTH = "gt"
+
+
+@dataclass(frozen=True, eq=False)
+class Album:
+    """Pictures on their way into a report, each once."""
+
+    pictures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, pixels: Pixels, caption: str = "") -> Tile:
+        """A tile that shows the picture (H, W, 3)."""
+        key = hashlib.sha256(pixels.tobytes()).hexdigest()[:12]
+        if key not in self.pictures:
+            self.pictures[key] = encoded(np.ascontiguousarray(pixels))
+        return Tile(picture=key, caption=caption)
+
+
+@dataclass(frozen=True, eq=False)
+class SetResults:
+    """A set with the units at the first seed that were learned from it, by method."""
+
+    one: BenchmarkSet
+    units: Mapping[str, UnitResult]
+    side: int
+
+    def frame(self, picture: Picture) -> Pixels:
+        """The picture as the model sees it."""
+        return square_frame(picture.pixels, self.side)
+
+    def true_masks(self, picture: Picture) -> Pixels:
+        """The picture with its true masks over it, in the set's colours."""
+        masks = {name: square_frame_mask(mask, self.side) for name, mask in picture.masks.items()}
+        return self._overlaid(picture, masks)
+
+    def masks(self, method: str, picture: Picture, step: int = -1) -> Pixels | None:
+        """The picture with the method's masks over it, or None where it has none."""
+        unit = self.units.get(method)
+        if unit is None or not any(record.picture == picture.name for record in unit.masks):
+            return None
+        record = unit.masks_at(picture.name, step)
+        return self._overlaid(picture, dict(zip(record.concepts, record.masks, strict=True)))
+
+    def image(self, method: str, prompt: int, index: int = 0) -> Pixels | None:
+        """The method's image, or None where it was not drawn."""
+        unit = self.units.get(method)
+        return None if unit is None else unit.images.get((prompt, index))
+
+    def prompts(self, kind: PromptKind) -> list[int]:
+        """Numbers of the drawn prompts of a kind."""
+        drawn = {prompt for unit in self.units.values() for prompt, _ in unit.images}
+        return [
+            number
+            for number, prompt in enumerate(self.one.prompts)
+            if prompt.kind == kind and number in drawn
+        ]
+
+    def _overlaid(self, picture: Picture, masks: Mapping[str, npt.NDArray[np.bool_]]) -> Pixels:
+        order = [concept.name for concept in self.one.concepts if concept.name in masks]
+        if not order:
+            return self.frame(picture)
+        colours = [COLOURS[self._place_in_set(name) % len(COLOURS)] for name in order]
+        return overlay(self.frame(picture), np.stack([masks[name] for name in order]), colours)
+
+    def _place_in_set(self, name: str) -> int:
+        return [concept.name for concept in self.one.concepts].index(name)
+
+
+def all_grids(
+    results: Sequence[SetResults], methods: Sequence[str], scored: Iterable[ScoredMask], album: Album
+) -> list[Grid]:
+    """Every grid that the results have pictures for; the pictures go into the album."""
+    grids = [
+        two_pictures_grid(results, album),
+        seven_rows_grid(results, album),
+        masks_grid(results, album),
+        prompt_grid(
+            results, album, "figure-6", "Fig. 6: learned concepts with things the model knows", "known", _any
+        ),
+        prompt_grid(
+            results,
+            album,
+            "figure-7",
+            "Fig. 7: interactions between drawn concepts",
+            "interaction",
+            lambda one: len(one.subjects) > 1 and not one.crosses_styles,
+            "Sets whose subjects are of one drawing style.",
+        ),
+        prompt_grid(
+            results,
+            album,
+            "figure-8",
+            "Fig. 8: subjects in real places",
+            "transfer",
+            lambda one: one.place_type == "photo",
+            "Sets that learn a photograph as their background.",
+        ),
+        diverse_grid(results, album),
+        *seeds_grids(results, album, methods),
+        worst_masks_grid(results, album, scored),
+    ]
+    return [grid for grid in grids if grid is not None]
+
+
+def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
+    """Fig. 1: a subject in its own background, the other picture's subject there, both together."""
+    rows = []
+    for found in results:
+        if len(rows) == ROWS:
+            break
+        one = found.one
+        if one.num_pictures < 2 or one.place is None or one.shares_a_concept or not one.shown:
+            continue
+        transfers, meetings = found.prompts("transfer"), found.prompts("interaction")
+        asked = [len(one.prompts), *transfers[:1], *meetings[:1], *transfers[1:2]]
+        images = [_image_tile(found, OURS, number, album) for number in asked]
+        if any(tile.picture for tile in images):
+            tiles = [
+                album.add(found.frame(picture), _contents(found, picture)) for picture in one.pictures[:2]
+            ]
+            rows.append(GridRow(label=one.name, tiles=(*tiles, *images)))
+    return _grid(
+        "figure-1",
+        "Fig. 1: concepts of two pictures, alone and together",
+        f"The first {ROWS} sets that span two pictures with nothing in common. Method: {OURS}; image 0 of seed 0.",
+        ("picture A", "picture B", "own background", "A's subject there", "both together", "both there"),
+        rows,
+    )
+
+
+def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
+    """Fig. 4: pictures, true masks, the baseline's and our masks, and images by all three."""
+    columns = [
+        found for found in results if {TRUTH, BASELINE, OURS} <= set(found.units) and found.prompts("context")
+    ]
+    columns = columns[:ROWS]
+    if not columns:
+        return None
+    shown = [(found, found.one.pictures[-1]) for found in columns]
+    rows = [
+        GridRow(
+            label="input",
+            tiles=tuple(
+                album.add(found.frame(picture), _contents(found, picture)) for found, picture in shown
+            ),
+        ),
+        GridRow(
+            label="true masks", tiles=tuple(album.add(found.true_masks(picture)) for found, picture in shown)
+        ),
+    ]
+    for label, method in (("masks: " + BASELINE, BASELINE), ("masks: " + OURS, OURS)):
+        rows.append(
+            GridRow(
+                label=label,
+                tiles=tuple(_tile(album, found.masks(method, picture)) for found, picture in shown),
+            )
+        )
+    for label, method in (("true masks", TRUTH), (BASELINE, BASELINE), (OURS, OURS)):
+        rows.append(
+            GridRow(
+                label=f"image: {label}",
+                tiles=tuple(_image_tile(found, method, _telling(found), album) for found in columns),
+            )
+        )
+    return Grid(
+        key="figure-4",
+        title="Fig. 4: with true masks, masks found once, and masks learned with the tokens",
+        note=f"The first {len(columns)} sets; of two pictures the second is shown. Image 0 of seed 0 of the set's first"
+        " interaction, or first context where it has one subject: same starting noise for all.",
+        columns=tuple(found.one.name for found in columns),
+        rows=tuple(rows),
+    )
+
+
+def masks_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
+    """Fig. 5: true masks, the baseline's and ours."""
+    after = [found for found in results if {BASELINE, OURS} <= set(found.units)]
+    columns = after[ROWS : ROWS + 6] or after[:6]
+    if not columns:
+        return None
+    shown = [(found, found.one.pictures[0]) for found in columns]
+    rows = [
+        GridRow(
+            label="true masks",
+            tiles=tuple(
+                album.add(found.true_masks(picture), _contents(found, picture)) for found, picture in shown
+            ),
+        ),
+        GridRow(
+            label=BASELINE,
+            tiles=tuple(_tile(album, found.masks(BASELINE, picture)) for found, picture in shown),
+        ),
+        GridRow(
+            label=f"{OURS}, start",
+            tiles=tuple(_tile(album, found.masks(OURS, picture, 0)) for found, picture in shown),
+        ),
+        GridRow(
+            label=f"{OURS}, end",
+            tiles=tuple(_tile(album, found.masks(OURS, picture)) for found, picture in shown),
+        ),
+    ]
+    return Grid(
+        key="figure-5",
+        title="Fig. 5: masks",
+        note=f"The {len(columns)} sets after those of Fig. 4, first picture, seed 0.",
+        columns=tuple(found.one.name for found in columns),
+        rows=tuple(rows),
+    )
+
+
+def prompt_grid(
+    results: Sequence[SetResults],
+    album: Album,
+    key: str,
+    title: str,
+    kind: PromptKind,
+    where: Callable[[BenchmarkSet], bool],
+    rule: str = "",
+) -> Grid | None:
+    """Fig. 6, 7 and 8: our images of prompts of one kind beside the pictures learned from."""
+    rows = []
+    for found in results:
+        if len(rows) == ROWS:
+            break
+        numbers = found.prompts(kind)
+        if OURS not in found.units or not numbers or not where(found.one):
+            continue
+        tiles = [
+            album.add(found.frame(picture), _contents(found, picture)) for picture in found.one.pictures[:2]
+        ]
+        tiles += [Tile(picture=None)] * (2 - len(tiles))
+        for number in numbers[:2]:
+            tiles += [_image_tile(found, OURS, number, album, index) for index in range(2)]
+        rows.append(GridRow(label=found.one.name, tiles=tuple(tiles)))
+    note = f"{rule} The first {ROWS} such sets; method {OURS}, images 0 and 1 of seed 0.".strip()
+    return _grid(key, title, note, (), rows)
+
+
+def diverse_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
+    """Fig. 9: many images of one prompt."""
+    rows = []
+    for found in results:
+        if len(rows) == ROWS:
+            break
+        if OURS not in found.units or len(found.one.prompts) <= SHOWN_PROMPT:
+            continue
+        indices = sorted(index for prompt, index in found.units[OURS].images if prompt == SHOWN_PROMPT)
+        tiles = [album.add(found.frame(picture)) for picture in found.one.pictures[:1]]
+        tiles += [_tile(album, found.image(OURS, SHOWN_PROMPT, index)) for index in indices]
+        if len(indices) > 1:
+            rows.append(GridRow(label=found.one.prompts[SHOWN_PROMPT].text, tiles=tuple(tiles)))
+    return _grid(
+        "figure-9",
+        "Fig. 9: many images of one prompt",
+        f"The first {ROWS} sets: a picture learned from, then images 0, 1, ... of seed 0. Method: {OURS}.",
+        (),
+        rows,
+    )
+
+
+def seeds_grids(results: Sequence[SetResults], album: Album, methods: Sequence[str]) -> list[Grid]:
+    """Of the first sets every measured prompt by every method, image 0 of seed 0: nothing is chosen."""
+    grids = []
+    for found in results[:ROWS]:
+        drawn = sorted(
+            {
+                prompt
+                for unit in found.units.values()
+                for prompt, _ in unit.images
+                if prompt < len(found.one.prompts)
+            }
+        )
+        rows = [
+            GridRow(label=method, tiles=tuple(_tile(album, found.image(method, number)) for number in drawn))
+            for method in methods
+            if method in found.units and drawn
+        ]
+        if rows:
+            grids.append(
+                Grid(
+                    key=f"seeds-{found.one.name}",
+                    title=f"Every prompt by every method: {found.one.name}",
+                    note="Image 0 of seed 0, the same starting noise in a column. Learned: "
+                    + "; ".join(_contents(found, picture) for picture in found.one.pictures)
+                    + ".",
+                    columns=tuple(found.one.prompts[number].text for number in drawn),
+                    rows=tuple(rows),
+                )
+            )
+    return grids
+
+
+def worst_masks_grid(
+    results: Sequence[SetResults], album: Album, scored: Iterable[ScoredMask], count: int = 8
+) -> Grid | None:
+    """Where our last masks at the first seed fit worst, by the mean IoU of a picture's concepts."""
+    final: dict[tuple[str, str], dict[str, ScoredMask]] = {}
+    for mask in sorted(scored, key=lambda mask: mask.step):
+        if mask.method == OURS and mask.seed == 0:
+            final.setdefault((mask.set, mask.picture), {})[mask.concept.name] = mask
+    means = {
+        place: float(np.mean([mask.score.iou for mask in masks.values()])) for place, masks in final.items()
+    }
+    tiles: dict[str, list[Tile]] = {"true masks": [], OURS: []}
+    by_name = {found.one.name: found for found in results}
+    for place in sorted(means, key=lambda place: means[place])[:count]:
+        found = by_name[place[0]]
+        picture = next(picture for picture in found.one.pictures if picture.name == place[1])
+        told = ", ".join(f"{name} {mask.score.iou:.2f}" for name, mask in final[place].items())
+        tiles["true masks"].append(album.add(found.true_masks(picture), picture.name))
+        tiles[OURS].append(_tile(album, found.masks(OURS, picture), told))
+    if not tiles[OURS]:
+        return None
+    return Grid(
+        key="worst-masks",
+        title="Failures: the worst masks",
+        note=f"The {len(tiles[OURS])} pictures with the lowest mean IoU at the end, seed 0, and each concept's IoU.",
+        columns=(),
+        rows=tuple(GridRow(label=label, tiles=tuple(row)) for label, row in tiles.items()),
+    )
+
+
+def _any(one: BenchmarkSet) -> bool:
+    return True
+
+
+def _contents(found: SetResults, picture: Picture) -> str:
+    return ", ".join(f"<{name}>" for name in found.one.contains[picture.name])
+
+
+def _telling(found: SetResults) -> int:
+    return (found.prompts("interaction") or found.prompts("context"))[0]
+
+
+def _tile(album: Album, pixels: Pixels | None, caption: str = "") -> Tile:
+    return Tile(picture=None, caption=caption) if pixels is None else album.add(pixels, caption)
+
+
+def _image_tile(found: SetResults, method: str, number: int, album: Album, index: int = 0) -> Tile:
+    return _tile(album, found.image(method, number, index), found.one.prompt(number).text)
+
+
+def _grid(key: str, title: str, note: str, columns: tuple[str, ...], rows: list[GridRow]) -> Grid | None:
+    return Grid(key=key, title=title, note=note, columns=columns, rows=tuple(rows)) if rows else None

@@ -1,0 +1,156 @@
+"""Tables and curves of masks, from scores that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, ConceptSplit, TrueConcept
+from conceptloom.evaluation.mask_metrics import MaskScore
+from conceptloom.evaluation.mask_scores import ScoredMask
+from conceptloom.evaluation.mask_tables import (
+    change_table,
+    failure_table,
+    mask_curves,
+    mask_table,
+    set_groups,
+    split_table,
+)
+from conceptloom.evaluation.report import Measured, Table
+from conceptloom.evaluation.statistics import clopper_pearson
+from conceptloom.pictures import Picture
+
+BLANK = np.zeros((8, 8, 3), np.uint8)
+
+
+def concept(name: str, split: ConceptSplit = "instance") -> TrueConcept:
+    kind = "background" if split == "place" else "subject"
+    return TrueConcept(name, name, kind, name, None if split == "place" else "noto", split, "thing")  # type: ignore[arg-type]
+
+
+CAT, DOG, PLACE = concept("cat"), concept("dog", "novel noun"), concept("shore", "place")
+
+
+def one_set(name: str, *pictures: str) -> BenchmarkSet:
+    contains = dict.fromkeys(pictures, ("cat", "dog", "shore"))
+    made = tuple(Picture(picture, None, BLANK) for picture in pictures)
+    return BenchmarkSet(name, made, (CAT, DOG, PLACE), contains, (), "photo")
+
+
+BENCHMARK = Benchmark("b", "dev", (one_set("a", "a1"), one_set("b", "b1", "b2")))
+
+
+def mask(
+    scene: str,
+    what: TrueConcept,
+    iou: float,
+    step: int = 0,
+    method: str = "paper",
+    seed: int = 0,
+    *,
+    rescued: bool = False,
+    collapsed: bool = False,
+) -> ScoredMask:
+    score = MaskScore(iou, iou / 2, iou == 0, False, False)
+    return ScoredMask(scene, method, "", seed, f"{scene}1", what, step, score, rescued, collapsed)
+
+
+def cell(table: Table, label: str, column: str) -> object:
+    row = next(row for row in table.rows if row.label == label)
+    return row.cells[table.columns.index(column)]
+
+
+def value(table: Table, label: str, column: str) -> float:
+    found = cell(table, label, column)
+    assert isinstance(found, Measured)
+    assert found.value is not None
+    return found.value
+
+
+def test_the_mask_table_holds_last_masks_with_subjects_and_backgrounds_apart() -> None:
+    table = mask_table(
+        [mask("a", CAT, 0.2), mask("a", CAT, 0.6, 20), mask("b", DOG, 0.4), mask("a", PLACE, 0.9)], ["paper"]
+    )
+    assert value(table, "subjects: paper", "IoU") == pytest.approx(0.5)
+    assert value(table, "subjects: paper", "boundary IoU") == pytest.approx(0.25)
+    assert value(table, "backgrounds: paper", "IoU") == pytest.approx(0.9)
+
+
+def test_the_mask_table_counts_masks_and_empty_ones() -> None:
+    table = mask_table([mask("a", CAT, 0.0), mask("b", DOG, 0.4)], ["paper"])
+    assert (cell(table, "subjects: paper", "masks"), cell(table, "subjects: paper", "empty")) == (2, 1)
+
+
+def test_intervals_of_the_mask_table_resample_nouns() -> None:
+    one_noun = mask_table([mask("a", CAT, 0.2), mask("b", CAT, 0.6)], ["paper"])
+    found = cell(one_noun, "subjects: paper", "IoU")
+    assert isinstance(found, Measured)
+    assert found.low is None  # two scenes, but a single noun
+
+
+def test_the_change_over_em_is_the_last_less_the_first() -> None:
+    scored = [mask("a", CAT, 0.2), mask("a", CAT, 0.5, 20), mask("b", CAT, 0.3), mask("b", CAT, 0.4, 20)]
+    table = change_table(scored, ["paper"])
+    assert value(table, "paper: last masks less its first", "subjects") == pytest.approx(0.2)
+
+
+def test_methods_are_compared_on_the_masks_that_both_have() -> None:
+    scored = [mask("a", CAT, 0.5), mask("a", CAT, 0.3, method="fixed"), mask("b", CAT, 0.9, method="fixed")]
+    table = change_table(scored, ["fixed", "paper"])
+    assert value(table, "paper less fixed, at the end", "subjects") == pytest.approx(0.2)
+
+
+def test_groups_follow_the_sets_and_the_concepts() -> None:
+    groups = dict(set_groups({one.name: one for one in BENCHMARK.sets}))
+    assert groups["novel nouns"](mask("a", DOG, 0.1))
+    assert not groups["novel nouns"](mask("a", CAT, 0.1))
+    assert groups["two pictures"](mask("b", CAT, 0.1))
+    assert not groups["two pictures"](mask("b", PLACE, 0.1))
+    assert groups["background: photograph"](mask("a", PLACE, 0.1))
+
+
+def test_the_split_table_leaves_out_groups_without_masks() -> None:
+    table = split_table([mask("a", CAT, 0.5)], BENCHMARK, ["paper"])
+    labels = {row.label for row in table.rows}
+    assert "one picture" in labels
+    assert "novel nouns" not in labels
+    assert value(table, "one picture", "paper") == 0.5
+
+
+def test_a_run_counts_once_however_many_of_its_masks_collapsed() -> None:
+    scored = [mask("a", CAT, 0.0, collapsed=True), mask("a", DOG, 0.0, collapsed=True), mask("b", CAT, 0.5)]
+    expected = clopper_pearson(1, 2)
+    found = cell(failure_table(scored, {}), "paper", "collapsed")
+    assert found == Measured(value=expected.value, low=expected.low, high=expected.high)
+
+
+def test_rescues_on_the_way_are_told_apart_from_runs_that_end_on_one() -> None:
+    scored = [mask("a", CAT, 0.1, rescued=True), mask("a", CAT, 0.5, 20)]
+    table = failure_table(scored, {"paper": [True, False]})
+    assert value(table, "paper", "ends rescued") == 0
+    assert cell(table, "paper", "rescues") == 1
+    assert value(table, "paper", "swapped") == 0.5
+
+
+def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:
+    scored = [
+        mask(scene, what, iou, step)
+        for scene in ("a", "b")
+        for step in (0, 20)
+        for what, iou in ((CAT, 0.1 + step / 100), (DOG, 0.5), (PLACE, 0.9))
+    ]
+    first, other, place = mask_curves(scored, BENCHMARK, ["paper"], []).panels
+    assert first.lines[0].mean == pytest.approx((0.1, 0.3))
+    assert other.lines[0].mean == pytest.approx((0.5, 0.5))
+    assert place.lines[0].mean == pytest.approx((0.9, 0.9))
+
+
+def test_a_flat_line_reaches_the_last_step_at_its_only_value() -> None:
+    scored = [mask("a", CAT, 0.1), mask("a", CAT, 0.4, 20), mask("a", CAT, 0.3, method="fixed")]
+    lines = mask_curves(scored, BENCHMARK, ["paper"], ["fixed"]).panels[0].lines
+    assert (lines[1].label, lines[1].steps, lines[1].mean) == ("fixed", (0, 20), (0.3, 0.3))
+
+
+def test_a_curve_over_one_scene_has_no_band() -> None:
+    line = mask_curves([mask("a", CAT, 0.1)], BENCHMARK, ["paper"], []).panels[0].lines[0]
+    assert line.low is None

@@ -1,0 +1,213 @@
+"""Grids of pictures, from units whose images are plain colours: what stands where can be read off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.mask_metrics import MaskScore
+from conceptloom.evaluation.mask_scores import ScoredMask
+from conceptloom.evaluation.methods import MethodName
+from conceptloom.evaluation.picture_grids import (
+    Album,
+    SetResults,
+    all_grids,
+    diverse_grid,
+    masks_grid,
+    prompt_grid,
+    seeds_grids,
+    seven_rows_grid,
+    two_pictures_grid,
+    worst_masks_grid,
+)
+from conceptloom.evaluation.report import Grid, Tile
+from conceptloom.evaluation.run_strip import LEFT_OUT, attention_over, cut_out, strip_grid
+from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
+from conceptloom.pictures import square_frame_mask
+
+SIDE = 32
+METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper")
+
+
+@cache
+def benchmark() -> Benchmark:
+    return builtin_benchmark("dev", 6, side_px=64)
+
+
+def colour(method: str, prompt: int, index: int) -> npt.NDArray[np.uint8]:
+    return np.full((SIDE, SIDE, 3), (40 * METHODS.index(method), 10 * prompt, 20 * index), np.uint8)
+
+
+def unit(one: BenchmarkSet, method: MethodName, images: int = 2) -> UnitResult:
+    drawn = [*range(10), *range(len(one.prompts), len(one.prompts) + len(one.shown))]
+    numbers = {(prompt, index): colour(method, prompt, index) for prompt in drawn for index in range(images)}
+    records = []
+    for step in (0, 20, 40):
+        for picture in one.pictures:
+            names = one.contains[picture.name]
+            masks = np.stack([square_frame_mask(picture.masks[name], SIDE) for name in names])
+            maps = np.rint(255 * masks[:, ::8, ::8]).astype(np.uint8)
+            records.append(MaskRecord(step, picture.name, names, masks, maps, (), ()))
+    return UnitResult(
+        UnitKey(one.name, method, 0),
+        tuple(records),
+        numbers,
+        {"learn": 1.0, "draw": 1.0},
+        None,
+        {"tau": 0.35},
+    )
+
+
+def results(methods: tuple[MethodName, ...] = METHODS) -> list[SetResults]:
+    return [
+        SetResults(one, {method: unit(one, method) for method in methods}, SIDE) for one in benchmark().sets
+    ]
+
+
+def pixels(grid: Grid, album: Album, row: int, column: int) -> npt.NDArray[np.uint8]:
+    from conceptloom.evaluation.report import Report
+
+    key = grid.rows[row].tiles[column].picture
+    assert key is not None
+    report = Report(
+        kind="smoke", title="", facts={}, tables=(), curves=(), grids=(), pictures={key: album.pictures[key]}
+    )
+    return report.picture(key)
+
+
+def near(shown: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> bool:
+    return bool(np.abs(shown.astype(int) - expected.astype(int)).max() <= 6)
+
+
+def test_the_same_picture_is_kept_once() -> None:
+    album = Album()
+    first, second = album.add(colour("gt", 1, 1), "one"), album.add(colour("gt", 1, 1), "two")
+    assert first.picture == second.picture
+    assert len(album.pictures) == 1
+
+
+def test_figure_one_shows_sets_of_two_pictures_with_own_background_stranger_and_both() -> None:
+    album = Album()
+    grid = two_pictures_grid(results(), album)
+    assert grid is not None
+    assert [row.label for row in grid.rows] == [
+        "dev-002"
+    ]  # the next, dev-005, has a concept in both pictures
+    one = benchmark().sets[2]
+    captions = [tile.caption for tile in grid.rows[0].tiles[2:]]
+    assert captions == [one.shown[0].text, one.prompts[3].text, one.prompts[1].text, one.prompts[8].text]
+    assert near(pixels(grid, album, 0, 3), colour("paper", 3, 0))
+
+
+def test_figure_four_has_the_papers_seven_rows() -> None:
+    album = Album()
+    grid = seven_rows_grid(results(), album)
+    assert grid is not None
+    assert [row.label for row in grid.rows] == [
+        "input",
+        "true masks",
+        "masks: fixed",
+        "masks: paper",
+        "image: true masks",
+        "image: fixed",
+        "image: paper",
+    ]
+    assert near(pixels(grid, album, 5, 0), colour("fixed", 1, 0))
+
+
+def test_figure_four_needs_all_three_methods() -> None:
+    assert seven_rows_grid(results(("fixed", "paper")), Album()) is None
+
+
+def test_figure_five_shows_the_sets_after_those_of_figure_four() -> None:
+    grid = masks_grid(results(), Album())
+    assert grid is not None
+    assert grid.columns == ("dev-004", "dev-005")
+
+
+def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
+    album = Album()
+    grid = prompt_grid(results(), album, "k", "t", "known", lambda one: one.name == "dev-003")
+    assert grid is not None
+    assert near(pixels(grid, album, 0, 2), colour("paper", 2, 0))
+    assert near(pixels(grid, album, 0, 5), colour("paper", 7, 1))
+
+
+def test_diverse_images_are_all_images_of_one_prompt() -> None:
+    album = Album()
+    grid = diverse_grid(results(), album)
+    assert grid is not None
+    assert len(grid.rows[0].tiles) == 1 + 2
+    assert near(pixels(grid, album, 0, 2), colour("paper", 1, 1))
+
+
+def test_grids_by_seed_leave_no_prompt_and_no_method_out() -> None:
+    grids = seeds_grids(results(), Album(), METHODS)
+    assert [len(row.tiles) for row in grids[0].rows] == [10, 10, 10]
+    assert [row.label for row in grids[0].rows] == list(METHODS)
+
+
+def test_the_worst_masks_come_first() -> None:
+    scored = [
+        ScoredMask(
+            one.name,
+            "paper",
+            "",
+            0,
+            one.pictures[0].name,
+            one.subjects[0],
+            20,
+            MaskScore(iou, iou, False, False, False),
+            False,
+            False,
+        )
+        for one, iou in zip(benchmark().sets, (0.9, 0.2, 0.5, 0.8, 0.1, 0.7), strict=True)
+    ]
+    grid = worst_masks_grid(results(), Album(), scored, count=2)
+    assert grid is not None
+    assert [tile.caption for tile in grid.rows[0].tiles] == ["dev-004-a", "dev-001-a"]
+
+
+def test_the_strip_has_attention_threshold_and_crf_for_every_concept() -> None:
+    grid = strip_grid(results(), Album())
+    assert grid is not None
+    assert grid.columns == ("step 0", "step 20", "step 40")
+    names = [concept.name for concept in benchmark().sets[0].concepts]
+    assert [row.label for row in grid.rows] == [
+        f"<{name}> {stage}" for name in names for stage in ("attention", "threshold", "CRF")
+    ]
+
+
+def test_attention_keeps_the_picture_where_it_is_full_and_darkens_it_where_it_is_nothing() -> None:
+    shown = attention_over(np.full((1, 2, 3), 200, np.uint8), np.array([[1.0, 0.0]], np.float32))
+    np.testing.assert_array_equal(shown[0, :, 0], [200, 24])
+
+
+def test_what_is_outside_a_mask_is_light_grey() -> None:
+    shown = cut_out(np.zeros((1, 2, 3), np.uint8), np.array([[True, False]]))
+    np.testing.assert_array_equal(shown[0, :, 0], [0, LEFT_OUT])
+
+
+def test_every_tile_of_every_grid_is_in_the_album() -> None:
+    album = Album()
+    grids = all_grids(results(), METHODS, [], album)
+    tiles: list[Tile] = [tile for grid in grids for row in grid.rows for tile in row.tiles]
+    assert {tile.picture for tile in tiles if tile.picture} == set(album.pictures)
+
+
+@pytest.mark.parametrize("methods", [(), ("gt",)])
+def test_without_our_method_no_figure_of_it_is_made(methods: tuple[MethodName, ...]) -> None:
+    grids = all_grids(results(methods), methods, [], Album())
+    assert not {grid.key for grid in grids} & {"figure-1", "figure-4", "figure-5", "figure-9"}
+
+
+def test_a_grid_row_never_has_more_tiles_than_column_heads() -> None:
+    tables: Mapping[str, Grid] = {grid.key: grid for grid in all_grids(results(), METHODS, [], Album())}
+    for grid in tables.values():
+        assert not grid.columns or all(len(row.tiles) <= len(grid.columns) for row in grid.rows)
