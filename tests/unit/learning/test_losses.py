@@ -46,6 +46,12 @@ def test_eq3_of_disjoint_masks_is_the_area_weighted_mean_under_the_area_norm() -
     torch.testing.assert_close(masked_denoising_loss(pred, target, first | second, "area"), expected)
 
 
+def test_eq3_without_a_mask_is_eq1_whatever_the_masks() -> None:
+    pred, target = random(3, 4, 8, 8), random(3, 4, 8, 8, seed=1)
+    for union in (*disjoint_masks(), torch.zeros(3, 8, 8), torch.ones(3, 8, 8)):
+        assert torch.equal(masked_denoising_loss(pred, target, union, "none"), denoising_loss(pred, target))
+
+
 def test_eq4_is_zero_when_the_map_is_the_mask_at_any_scale() -> None:
     masks = (random(2, 3, 16) > 0).float()
     assert attention_loss(0.07 * masks, masks, torch.ones(2, 3, dtype=torch.bool)).abs().max() == 0
