@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
@@ -23,9 +22,8 @@ QUICK = "quick"
 SHOWN_PROMPT = 1
 """Number of the prompt that is drawn more often, for the figure of diverse images: an interaction."""
 
-_NO_JOINT: Mapping[str, Any] = MappingProxyType({"joint_steps": 0})
-_FIRST_MASKS: Mapping[str, Any] = MappingProxyType({"joint_steps": 0, "em_steps": 0})
-_SMOKE: Mapping[str, Any] = MappingProxyType({"em_steps": 60, "joint_steps": 20, "prior_images": 2})
+# Plain dictionaries: tasks are sent to other processes.
+_SMOKE: Mapping[str, Any] = {"em_steps": 60, "joint_steps": 20, "prior_images": 2}
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,11 @@ class Size:
 
 
 FULL = Size()
+STUDIES: Mapping[str, Size] = {
+    "random": Size(images=6),
+    "coco": Size(sets=60, image_sets=60, prompts=20, images=8),
+}
+"""For the paper's two protocols, which need as many images as people are to compare."""
 SMOKE = Size(sets=4, seeds=1, image_sets=4, prompts=2, images=1, shown=1, smoke=True)
 
 
@@ -87,17 +90,26 @@ def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: S
         for one in sets:
             for method in finding:
                 if (one.name, method, seed) not in done:
-                    overrides = _FIRST_MASKS if method == "fixed" else _NO_JOINT
-                    tasks.append(Task(UnitKey(one.name, method, seed, MASKS), {}, overrides))
+                    tasks.append(mask_task(one, method, seed, size))
     return tuple(tasks)
 
 
 def whole_task(one: BenchmarkSet, method: MethodName, seed: int, size: Size) -> Task:
     """A unit that goes through all stages and draws."""
-    draws = dict.fromkeys(range(size.prompts), size.images)
-    draws.update(dict.fromkeys(range(len(one.prompts), len(one.prompts) + len(one.shown)), size.images))
-    if size.prompts > SHOWN_PROMPT:
+    measured = range(min(size.prompts, len(one.prompts)))
+    looked_at = range(len(one.prompts), len(one.prompts) + len(one.shown))
+    draws = dict.fromkeys([*measured, *looked_at], size.images)
+    if SHOWN_PROMPT in measured:
         draws[SHOWN_PROMPT] = max(size.images, size.shown)
     if size.smoke:
-        return Task(UnitKey(one.name, method, seed, QUICK), draws, {} if method == "words" else _SMOKE)
+        overrides = {} if method == "words" else dict(_SMOKE)
+        return Task(UnitKey(one.name, method, seed, QUICK), draws, overrides)
     return Task(UnitKey(one.name, method, seed), draws, {})
+
+
+def mask_task(one: BenchmarkSet, method: MethodName, seed: int, size: Size) -> Task:
+    """A unit that stops where its masks stop changing, and draws nothing."""
+    to_masks = {"joint_steps": 0, "em_steps": 0} if method == "fixed" else {"joint_steps": 0}
+    if size.smoke:
+        return Task(UnitKey(one.name, method, seed, QUICK), {}, {**_SMOKE, **to_masks})
+    return Task(UnitKey(one.name, method, seed, MASKS), {}, to_masks)
