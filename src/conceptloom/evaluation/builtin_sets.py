@@ -129,46 +129,48 @@ def builtin_benchmark(split: BuiltinSplit, sets: int, seed: int = 0, side_px: in
     Raises:
         DataError: fewer than one set is asked for, or drawings or photographs are absent.
     """
-    casts = _casts(split, sets, seed)
-    made = (_compose_set(split, index, cast, seed, side_px) for index, cast in enumerate(casts))
+    made = (
+        _compose_set(split, index, cast, seed, side_px) for index, cast in enumerate(casts(split, sets, seed))
+    )
     return Benchmark("builtin", split, tuple(made))
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """A place to be: the word for it, and its photograph, or None for a drawn one."""
 
     word: str
     photo: Photo | None
 
     def pixels(self, rng: np.random.Generator, side_px: int) -> NDArray[np.uint8]:
+        """A view of it, uint8 (side_px, side_px, 3): another crop, or drawn anew."""
         if self.photo is not None:
             return photo_crop(self.photo, rng, side_px)
         return DRAWN[self.word](rng, side_px)
 
 
 @dataclass(frozen=True)
-class _Cast:
+class Cast:
     """Who is in a set: its design, its subjects' drawings (A's first), the place of A and of B (None: no B)."""
 
     design: SetDesign
     sprites: tuple[Sprite, ...]
-    place_a: _Place
-    place_b: _Place | None
+    place_a: Place
+    place_b: Place | None
 
 
-def _casts(split: BuiltinSplit, sets: int, seed: int) -> list[_Cast]:
+def casts(split: BuiltinSplit, sets: int, seed: int) -> list[Cast]:
     """Who is in the first `sets` sets: dealt from decks in the order of the sets."""
 
     def rng(what: str) -> np.random.Generator:
         return numpy_generator(seed, "built-in benchmark", split, what)
 
     sprites = Deck(load_sprites(split), rng("sprites"))
-    photos = Deck([_Place(photo.label, photo) for photo in load_photos(split)], rng("photos"))
-    patterns = Deck([_Place(word, None) for word in sorted(PATTERNS)], rng("patterns"))
-    drawn = Deck([_Place(word, None) for word in sorted(set(DRAWN) - PATTERNS)], rng("drawn scenes"))
+    photos = Deck([Place(photo.label, photo) for photo in load_photos(split)], rng("photos"))
+    patterns = Deck([Place(word, None) for word in sorted(PATTERNS)], rng("patterns"))
+    drawn = Deck([Place(word, None) for word in sorted(set(DRAWN) - PATTERNS)], rng("drawn scenes"))
     place_decks = {"photo": photos, "pattern": patterns, "drawn": drawn, "none": photos}
-    casts = []
+    made = []
     for index in range(sets):
         plan = design(index)
         chosen: list[Sprite] = []
@@ -177,10 +179,10 @@ def _casts(split: BuiltinSplit, sets: int, seed: int) -> list[_Cast]:
         learned = place_decks[plan.place_type].draw()
         if plan.in_b:
             other = photos.draw(wish=_elsewhere(learned))
-            casts.append(_Cast(plan, tuple(chosen), other, learned))
+            made.append(Cast(plan, tuple(chosen), other, learned))
         else:
-            casts.append(_Cast(plan, tuple(chosen), learned, None))
-    return casts
+            made.append(Cast(plan, tuple(chosen), learned, None))
+    return made
 
 
 def _newcomer(chosen: Sequence[Sprite]) -> Callable[[Sprite], bool]:
@@ -194,11 +196,11 @@ def _in_style(chosen: Sequence[Sprite], crosses: bool) -> Callable[[Sprite], boo
     return lambda sprite: not families or (sprite.family not in families) == crosses
 
 
-def _elsewhere(place: _Place) -> Callable[[_Place], bool]:
+def _elsewhere(place: Place) -> Callable[[Place], bool]:
     return lambda other: other.word != place.word
 
 
-def _compose_set(split: BuiltinSplit, index: int, cast: _Cast, seed: int, side_px: int) -> BenchmarkSet:
+def _compose_set(split: BuiltinSplit, index: int, cast: Cast, seed: int, side_px: int) -> BenchmarkSet:
     name = f"{split}-{index:03d}"
     plan = cast.design
     concepts = [_subject(sprite) for sprite in cast.sprites]
@@ -248,7 +250,7 @@ def _at_home(concepts: Sequence[TrueConcept], plan: SetDesign) -> tuple[TestProm
 def _picture(
     name: str,
     sprites: Sequence[Sprite],
-    place: _Place,
+    place: Place,
     is_learned: bool,
     rng: np.random.Generator,
     side_px: int,

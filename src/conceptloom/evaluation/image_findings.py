@@ -1,0 +1,192 @@
+"""Judging a comparison's images: which judge looks, what it was calibrated on, and every image's score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from conceptloom.errors import DataError
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.forced_choice import neutral_margin
+from conceptloom.evaluation.image_references import Prototypes, References, prototypes, references
+from conceptloom.evaluation.image_rows import image_rows
+from conceptloom.evaluation.image_sanity import (
+    REAL,
+    WRONG,
+    Answers,
+    composed,
+    identities,
+    own_pictures,
+    presence_threshold,
+    sanity_scores,
+)
+from conceptloom.evaluation.image_scores import ImageScore, score_images
+from conceptloom.evaluation.image_tables import Judged, paired_trials
+from conceptloom.evaluation.image_view import ImageJudge
+from conceptloom.evaluation.parts import PARTS, part_task, run_of
+from conceptloom.evaluation.plan import Size
+from conceptloom.evaluation.statistics import Interval
+from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
+from conceptloom.judges.detector import judge_folder, load_judge
+from conceptloom.judges.features import BuiltinFeatures, load_feature_judge
+from conceptloom.judges.networks import WEIGHTS
+
+BUILTIN = "builtin"
+EXAMINER = "examiner"
+OURS = "paper"
+PART_METRICS = ("identity", "overall")
+"""Columns of images in table "Parts"."""
+CALIBRATION_SETS = 20
+CALIBRATION_PROMPTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A judge set up for a benchmark.
+
+    Attributes:
+        name: what the judge is called.
+        fingerprint: of its weights.
+        judge: with prototypes of this benchmark's subjects and its presence threshold.
+        found: references by set.
+        sanity: its scores of real pictures and of wrong subjects.
+    """
+
+    name: str
+    fingerprint: str
+    judge: ImageJudge
+    found: Mapping[str, References]
+    sanity: tuple[ImageScore, ...]
+
+
+def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path | None = None) -> Bench:
+    """Load a judge and calibrate its presence threshold: on composed pictures of `dev`, or on the benchmark's own.
+
+    The examiner looks for drawings in pictures of the built-in benchmark; elsewhere no detector knows what pictures
+    show, and windows are compared.
+
+    Args:
+        benchmark: whose images are to be judged.
+        name: see `load_feature_judge`.
+        folder: see `load_feature_judge`.
+
+    Raises:
+        DataError: the judge cannot be loaded, or the benchmark has fewer than two sets.
+    """
+    features = load_feature_judge(name, folder)
+    drawings = benchmark.name == BUILTIN
+    looker = None
+    if drawings:
+        looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge("examiner")
+    found = {one.name: references(one, features) for one in benchmark.sets}
+    known = prototypes(benchmark, found)
+    answers = composed(benchmark, CALIBRATION_PROMPTS, 1) if drawings else own_pictures(benchmark)
+    unset = ImageJudge(looker, features, known, 0.0)
+    if drawings and benchmark.split != "dev":
+        threshold = _threshold_on_dev(unset)
+    else:
+        threshold = _threshold(benchmark, answers, found, unset)
+    judge = ImageJudge(looker, features, known, threshold)
+    sanity = tuple(sanity_scores(benchmark, answers, found, judge))
+    return Bench(name, _fingerprint(name, folder), judge, found, sanity)
+
+
+def judge_images(
+    bench: Bench, benchmark: Benchmark, size: Size, results: Sequence[UnitResult], fixed_margin: float | None
+) -> Judged:
+    """Scores of the images of whole units; the margin is measured where our method has two seeds, else the fixed one.
+
+    Args:
+        bench: the judge.
+        benchmark: holds the units' sets.
+        size: how many images count.
+        results: units, whatever they hold.
+        fixed_margin: of an earlier evaluation on dev, None where there is none.
+    """
+    sets = {one.name: one for one in benchmark.sets}
+    scores: dict[int, list[ImageScore]] = {}
+    for unit in results:
+        if unit.images:
+            one = sets[unit.key.set]
+            scores.setdefault(unit.key.seed, []).extend(
+                score_images(one, unit, one.prompts, bench.found[one.name], bench.judge, size.images)
+            )
+    compared = tuple(scores.get(0, ()))
+    other = tuple(score for score in scores.get(1, ()) if score.method == OURS)
+    trials = paired_trials([score for score in compared if score.method == OURS], other)
+    margin = fixed_margin
+    if fixed_margin is None and trials:
+        margin = neutral_margin((trial.ours, trial.baseline) for trial in trials)
+    return Judged(compared, other, bench.sanity, margin)
+
+
+def parts_images(
+    bench: Bench, benchmark: Benchmark, size: Size, units: Path
+) -> dict[str, dict[str, Interval]]:
+    """`PART_METRICS` of the images of every part that drew some, by the part's name; units not done are left out."""
+    found: dict[str, dict[str, Interval]] = {}
+    for part in PARTS:
+        if not part.generates or run_of(part) != part:
+            continue
+        scores: list[ImageScore] = []
+        for one in benchmark.sets[: size.image_sets]:
+            key = part_task(part, one, size).key
+            if has_unit(key, units):
+                unit = load_unit(key, units)
+                scores += score_images(
+                    one, unit, one.prompts, bench.found[one.name], bench.judge, size.images
+                )
+        if scores:
+            rows = image_rows(scores, lambda score, _: score.method)[OURS]
+            found[part.name] = {metric: rows[metric].mean for metric in PART_METRICS if metric in rows}
+    return found
+
+
+def fixed_margin(bench: Bench, base_fingerprint: str) -> float | None:
+    """The neutral margin that was measured on `dev` with this judge and base model and ships; None without one.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = Path(str(files("conceptloom") / "data" / "judges" / "margins.json"))
+    if not path.is_file():
+        return None
+    try:
+        margins = json.loads(path.read_text(encoding="utf-8"))
+        found = margins.get(f"{bench.fingerprint}/{base_fingerprint[:12]}")
+        return None if found is None else float(found)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError("the shipped margins.json is damaged: reinstall conceptloom") from error
+
+
+def _threshold(
+    benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References], judge: ImageJudge
+) -> float:
+    scores = sanity_scores(benchmark, answers, found, judge)
+    return presence_threshold(identities(scores, REAL), identities(scores, WRONG))
+
+
+def _threshold_on_dev(judge: ImageJudge) -> float:
+    dev = builtin_benchmark("dev", CALIBRATION_SETS)
+    found = {one.name: references(one, judge.features) for one in dev.sets}
+    known: Prototypes = prototypes(dev, found)
+    return _threshold(
+        dev,
+        composed(dev, CALIBRATION_PROMPTS, 1),
+        found,
+        ImageJudge(judge.looker, judge.features, known, 0.0),
+    )
+
+
+def _fingerprint(name: str, folder: str | Path | None) -> str:
+    """First digits of the hash of the judge's weights."""
+    where = judge_folder("examiner" if name == EXAMINER else "selector") if folder is None else Path(folder)
+    digest = hashlib.sha256()
+    for path in sorted(where.glob(f"*{Path(WEIGHTS).suffix}")):
+        digest.update(path.read_bytes())
+    return f"{name}-{digest.hexdigest()[:12]}"

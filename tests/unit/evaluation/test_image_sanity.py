@@ -1,0 +1,228 @@
+"""Ceilings and floors of image metrics, with a looker that knows the truth of composed scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conceptloom.errors import DataError
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.builtin_sets import PLACES, builtin_benchmark
+from conceptloom.evaluation.composed_answers import composed_answers
+from conceptloom.evaluation.image_references import prototypes, references
+from conceptloom.evaluation.image_sanity import (
+    REAL,
+    WRONG,
+    composed,
+    identities,
+    own_pictures,
+    presence_threshold,
+    sanity_rows,
+    sanity_scores,
+)
+from conceptloom.evaluation.image_scores import ImageScore, score_pictures
+from conceptloom.evaluation.image_view import ImageJudge
+from conceptloom.judges.detector import GREY, Detections, Floats, Pixels
+from conceptloom.judges.names import rgb_to_lab
+from conceptloom.scenes.composer import Scene
+from conceptloom.scenes.sprites import ROLES, load_sprites
+
+PROMPTS = 5
+SIDE = 96
+SPRITES = tuple(sprite.key for role in ROLES for sprite in load_sprites(role))
+
+
+class SmallLab:
+    """A picture's embedding is itself, small, on grey, as differences from grey."""
+
+    name = "small"
+
+    def embed(self, pictures: Sequence[Pixels]) -> Floats:
+        found = []
+        for picture in pictures:
+            height, width = picture.shape[:2]
+            square = np.full((max(height, width),) * 2 + (3,), GREY, np.uint8)
+            top, left = (len(square) - height) // 2, (len(square) - width) // 2
+            square[top : top + height, left : left + width] = picture
+            small = Image.fromarray(square).resize((6, 6), Image.Resampling.BOX)
+            vector = (rgb_to_lab(np.asarray(small)) - rgb_to_lab(np.full(3, GREY, np.uint8))).reshape(-1)
+            found.append(vector / max(float(np.linalg.norm(vector)), 1e-9))
+        return np.asarray(found, np.float32)
+
+
+class TrueLooker:
+    """Knows what was composed."""
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        self._scenes = {scene.pixels.tobytes(): scene for scene in scenes}
+
+    def detect(self, pixels: Pixels) -> Detections:
+        things = self._scenes[pixels.tobytes()].objects
+        scores = np.zeros((len(things), len(SPRITES)), np.float32)
+        for row, thing in enumerate(things):
+            scores[row, SPRITES.index(f"{thing.noun}/{thing.family}")] = 1
+        boxes = np.asarray([thing.box for thing in things], np.float32)
+        sure, no = np.ones(len(things), np.float32), np.zeros(len(things), np.bool_)
+        return Detections(
+            SPRITES, boxes, sure, scores, sure, sure, no, np.zeros((len(things), 1), np.float32)
+        )
+
+    def background(self, pixels: Pixels) -> dict[str, float]:
+        return {word: float(word == self._scenes[pixels.tobytes()].background) for word in PLACES}
+
+
+@cache
+def benchmark() -> Benchmark:
+    return builtin_benchmark("dev", 6, side_px=SIDE)
+
+
+@cache
+def scores() -> list[ImageScore]:
+    made = benchmark()
+    scenes = composed_answers(made, PROMPTS, 2, side_px=SIDE)
+    looker = TrueLooker([scene for own in scenes.values() for scene in own.values()])
+    features = SmallLab()
+    found = {one.name: references(one, features) for one in made.sets}
+    judge = ImageJudge(looker, features, prototypes(made, found), 0.5)
+    return sanity_scores(made, composed(made, PROMPTS, 2), found, judge)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "identity",
+        "present",
+        "SIM^I",
+        "ACC^1",
+        "ACC^3",
+        "learned place likeness",
+        "known thing",
+        "relation true",
+        "mixing",
+        "mixing (released)",
+        "SIM^C",
+        "overall",
+    ],
+)
+def test_real_pictures_are_above_those_of_the_wrong_things(metric: str) -> None:
+    real, wrong = sanity_rows(scores())[metric]
+    assert real is not None
+    assert wrong is not None
+    assert real.mean.value > wrong.mean.value
+
+
+def test_a_true_looker_finds_every_known_thing_relation_and_place_in_real_pictures() -> None:
+    rows = sanity_rows(scores())
+    for metric in ("known thing", "known place right", "learned place right", "style kept", "style right"):
+        real, _ = rows[metric]
+        assert real is not None
+        assert real.mean.value == 1.0
+
+
+def test_real_pictures_are_no_copies_and_are_diverse() -> None:
+    rows = sanity_rows(scores())
+    copies, diverse = rows["copies"][0], rows["diversity"][0]
+    assert copies is not None
+    assert copies.mean.value == 0.0
+    assert diverse is not None
+    assert diverse.mean.value > 0.1
+
+
+def test_every_real_picture_has_a_wrong_counterpart_of_the_same_prompt_where_both_sets_have_one() -> None:
+    real = {(score.set, score.prompt, score.index) for score in scores() if score.method == REAL}
+    wrong = {(score.set, score.prompt, score.index) for score in scores() if score.method == WRONG}
+    assert wrong <= real
+    assert len(wrong) > 0.8 * len(real)
+
+
+# The sets' own pictures
+
+
+def test_own_pictures_are_described_by_what_they_contain() -> None:
+    answers = own_pictures(benchmark())
+    assert answers["dev-003"].prompts[0].text == "a photo of a <cow> and a <gift> and a <bell> on a <place>"
+    two = answers["dev-005"]
+    assert [prompt.text for prompt in two.prompts] == [
+        "a photo of a <book> and a <circus>",
+        "a photo of a <book> on a <place>",
+    ]
+    assert two.own == {0: "dev-005-a", 1: "dev-005-b"}
+
+
+def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
+    made = Benchmark("builtin", "dev", (benchmark().sets[5], benchmark().sets[0]))
+    features = SmallLab()
+    found = {one.name: references(one, features) for one in made.sets}
+    judge = ImageJudge(None, features, prototypes(made, found), 0.5)
+    answers = own_pictures(made)
+    real = {
+        (score.prompt, name): identity
+        for score in sanity_scores(made, answers, found, judge)
+        if score.method == REAL and score.set == "dev-005"
+        for name, identity in score.identity.items()
+    }
+    both = found["dev-005"]
+    for number, picture in answers["dev-005"].own.items():
+        other = references(made.sets[0], features, without=picture)
+        own = {place: pixels for place, pixels in answers["dev-005"].pictures.items() if place[0] == number}
+        against = [
+            score_pictures(made.sets[0], own, answers["dev-005"].prompts, known, judge, REAL)[0].identity[
+                "book"
+            ]
+            for known in (other, both)
+        ]
+        assert real[number, "book"] == against[0]
+        assert against[0] != pytest.approx(against[1], abs=1e-3)
+
+
+def test_a_set_without_a_stranger_is_refused() -> None:
+    one = benchmark().sets[0]
+    twin = BenchmarkSet("twin", one.pictures, one.concepts, one.contains, one.prompts, one.place_type)
+    made, features = Benchmark("own", "own", (one, twin)), SmallLab()
+    found = {each.name: references(each, features) for each in made.sets}
+    judge = ImageJudge(None, features, prototypes(made, found), 0.5)
+    with pytest.raises(DataError, match="shares a subject"):
+        sanity_scores(made, own_pictures(made), found, judge)
+
+
+# The threshold
+
+
+def test_the_threshold_lies_halfway_between_groups_that_do_not_overlap() -> None:
+    assert presence_threshold([0.8, 0.9, 0.95], [0.1, 0.5, 0.6]) == pytest.approx(0.7)
+
+
+def test_at_the_threshold_as_many_are_missed_as_taken_for_others() -> None:
+    rng = np.random.default_rng(0)
+    real, wrong = rng.normal(0.7, 0.1, 4000), rng.normal(0.4, 0.1, 4000)
+    cut = presence_threshold(real.tolist(), wrong.tolist())
+    assert abs((real < cut).mean() - (wrong >= cut).mean()) <= 1 / 4000
+    assert cut == pytest.approx(0.55, abs=0.01)
+
+
+def test_equal_rates_do_not_depend_on_how_many_there_are_of_each() -> None:
+    assert presence_threshold([0.4, 0.8] * 10, [0.2, 0.6]) == presence_threshold([0.4, 0.8], [0.2, 0.6])
+
+
+def test_identical_values_leave_no_choice() -> None:
+    assert presence_threshold([0.5], [0.5]) == 0.5
+
+
+def test_a_threshold_needs_both_groups() -> None:
+    with pytest.raises(ValueError, match="expected some of each"):
+        presence_threshold([], [0.5])
+
+
+def test_restyled_pictures_say_nothing_of_presence() -> None:
+    styled = [score for score in scores() if score.kind == "style"]
+    assert styled
+    assert identities(styled, REAL) == []
+
+
+def test_the_threshold_of_real_and_wrong_pictures_lies_between_them() -> None:
+    real, wrong = identities(scores(), REAL), identities(scores(), WRONG)
+    assert np.mean(wrong) < presence_threshold(real, wrong) < np.mean(real)
