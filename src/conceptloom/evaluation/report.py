@@ -9,14 +9,16 @@ import base64
 import io
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from conceptloom.concepts.storage import is_plain_name
 from conceptloom.errors import DataError
 from conceptloom.evaluation.statistics import Interval
 from conceptloom.runs import write_bytes_atomic
@@ -26,6 +28,16 @@ WEBP_QUALITY = 90
 
 Kind = Literal["evidence", "smoke"]
 """A smoke run shows that all works; its numbers are no evidence."""
+
+
+def _plain(key: str) -> str:
+    if not key or not key.isprintable() or not is_plain_name(f"{key}.png"):
+        raise ValueError(f"the key {key[:64]!r} cannot be a file name")
+    return key
+
+
+Key = Annotated[str, AfterValidator(_plain)]
+"""Names a table, curves or a grid within its report; figures are files of this name."""
 
 
 class _Part(BaseModel):
@@ -38,6 +50,14 @@ class Measured(_Part):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @model_validator(mode="after")
+    def _ends_belong_to_a_value(self) -> Self:
+        if (self.low is None) != (self.high is None) or (self.value is None and self.low is not None):
+            raise ValueError("an interval has a value and two ends")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"an interval from {self.low} to {self.high} ends before it begins")
+        return self
 
 
 Entry = Measured | int | str | None
@@ -54,11 +74,20 @@ class Row(_Part):
 class Table(_Part):
     """A table: `note` says what is counted, what is resampled, and what the columns' units are."""
 
-    key: str
+    key: Key
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _rows_fill_the_columns(self) -> Self:
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ValueError(
+                    f"row '{row.label}' has {len(row.cells)} cells for {len(self.columns)} columns"
+                )
+        return self
 
 
 class Line(_Part):
@@ -69,6 +98,24 @@ class Line(_Part):
     mean: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it is one value, drawn from end to end."""
+        return len(self.steps) == 2 and self.mean[0] == self.mean[1]
+
+    @model_validator(mode="after")
+    def _values_belong_to_steps(self) -> Self:
+        if not self.steps or any(after <= before for before, after in pairwise(self.steps)):
+            raise ValueError(f"the steps of '{self.label}' do not increase")
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"the band of '{self.label}' has one end")
+        for values in (self.mean, self.low, self.high):
+            if values is not None and len(values) != len(self.steps):
+                raise ValueError(f"'{self.label}' has {len(values)} values at {len(self.steps)} steps")
+        if self.low and self.high and any(a > b for a, b in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"the band of '{self.label}' is upside down")
+        return self
 
 
 class Panel(_Part):
@@ -81,13 +128,20 @@ class Panel(_Part):
 class Curves(_Part):
     """Panels side by side; `window` steps of the curve are averaged for the smoothed line beside the raw one."""
 
-    key: str
+    key: Key
     title: str
     note: str
     x_label: str
     y_label: str
     window: int
     panels: tuple[Panel, ...]
+
+    @field_validator("window")
+    @classmethod
+    def _window_has_a_middle(cls, window: int) -> int:
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"a window of {window} has no middle")
+        return window
 
 
 class Tile(_Part):
@@ -107,11 +161,23 @@ class GridRow(_Part):
 class Grid(_Part):
     """Rows of pictures under column heads (none, or one a column)."""
 
-    key: str
+    key: Key
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[GridRow, ...]
+
+    @property
+    def width(self) -> int:
+        """Places of a row: its column heads or, without any, the tiles of the longest row."""
+        return len(self.columns) or max((len(row.tiles) for row in self.rows), default=0)
+
+    @model_validator(mode="after")
+    def _tiles_stand_under_heads(self) -> Self:
+        for row in self.rows:
+            if len(row.tiles) > self.width:
+                raise ValueError(f"row '{row.label}' has {len(row.tiles)} tiles under {self.width} heads")
+        return self
 
 
 class Report(_Part):
@@ -147,6 +213,20 @@ class Report(_Part):
                 raise ValueError(f"picture '{key}' is no base64") from None
         return pictures
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        # Figures are files, and some file systems do not tell capitals from small letters.
+        keys = [part.key.casefold() for parts in (self.tables, self.curves, self.grids) for part in parts]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"two parts have the key '{twice}'")
+        for grid in self.grids:
+            for tile in (tile for row in grid.rows for tile in row.tiles):
+                if tile.picture is not None and tile.picture not in self.pictures:
+                    raise ValueError(
+                        f"the grid '{grid.key}' shows the picture '{tile.picture}', which is missing"
+                    )
+        return self
+
     def picture(self, key: str) -> npt.NDArray[np.uint8]:
         """A picture's pixels (H, W, 3).
 
@@ -156,7 +236,7 @@ class Report(_Part):
         try:
             with Image.open(io.BytesIO(base64.b64decode(self.pictures[key])), formats=["WEBP"]) as image:
                 return np.asarray(image.convert("RGB"))
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, Image.DecompressionBombError) as error:
             raise DataError(f"the report's picture '{key}' cannot be read: evaluate again") from error
 
 
