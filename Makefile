@@ -14,6 +14,9 @@ TORCH_STAMP := $(VENV)/.torch
 RUNTIME_STAMP := $(VENV)/.runtime
 DEV_STAMP := $(VENV)/.dev
 TRAIN_STAMP := $(VENV)/.train
+EVALUATE_STAMP := $(VENV)/.evaluate
+# The runs of `make evidence` are kept there, so that it goes on where it stopped.
+EVIDENCE ?= $(HOME)/.cache/conceptloom/evaluation
 
 # Two test processes share the cores; more threads in each would only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -21,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # A half-made virtual environment must not pass for a whole one at the next try.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test lint format slow sprites
+.PHONY: help demo test lint format slow sprites figures evidence
 
 help:
 	@echo "make demo     learn three concepts from two pictures and generate new pictures of them"
@@ -29,6 +32,8 @@ help:
 	@echo "make lint     the same without the test suite"
 	@echo "make format   format the code and mend what the linter can"
 	@echo "make slow     the tests that take longer"
+	@echo "make figures  draw the figures and pages of docs/evidence anew from its reports, in a minute"
+	@echo "make evidence recompute those reports: days of CPU time; it goes on where it stopped"
 	@echo "make sprites  fetch and draw the artwork that the built-in model is trained on"
 
 demo: $(RUNTIME_STAMP)
@@ -53,6 +58,17 @@ format: $(DEV_STAMP)
 sprites: $(TRAIN_STAMP)
 	$(BIN)/conceptloom basemodel sprites --ship-to src/conceptloom/data
 
+figures: $(EVALUATE_STAMP)
+	for report in docs/evidence/*/report.json; do \
+		$(BIN)/conceptloom evaluate --redraw --out "$$(dirname "$$report")" || exit 1; \
+	done
+
+evidence: $(EVALUATE_STAMP)
+	$(BIN)/conceptloom evaluate --split dev --parts --out $(EVIDENCE)/builtin-dev
+	mkdir -p docs/evidence/builtin-dev
+	cp $(EVIDENCE)/builtin-dev/report.json docs/evidence/builtin-dev/
+	$(MAKE) figures
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make ... PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "Setting up $(VENV), once: torch, then the rest. This takes some minutes."
@@ -72,4 +88,8 @@ $(DEV_STAMP): pyproject.toml $(TORCH_STAMP)
 
 $(TRAIN_STAMP): pyproject.toml $(TORCH_STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[train]'
+	@touch $@ $(RUNTIME_STAMP)
+
+$(EVALUATE_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[evaluate]'
 	@touch $@ $(RUNTIME_STAMP)

@@ -232,7 +232,7 @@ def _announce(job: LearnJob, expected: Estimate) -> None:
     disk = f", {expected.disk_bytes / 1e9:.1f} GB of disk while it learns" if expected.disk_bytes else ""
     typer.echo(
         f"method {request.config.method} on {backbone.name}, {backbone.device.type},"
-        f" {str(backbone.dtype).removeprefix('torch.')}: about {_duration(expected.total_seconds)}"
+        f" {str(backbone.dtype).removeprefix('torch.')}: about {duration(expected.total_seconds)}"
         f" and {expected.peak_bytes / 1e9:.1f} GB of memory{disk}"
     )
 
@@ -267,7 +267,7 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
         task = bar.add_task("preparing", total=None, losses="", left="")
         for event in events:
             elapsed = time.perf_counter() - start + skipped_seconds
-            left = f"{_duration(expected.remaining_seconds(event, elapsed))} left"
+            left = f"{duration(expected.remaining_seconds(event, elapsed))} left"
             bar.update(
                 task,
                 description=_STAGE_NAMES[event.stage],
@@ -338,7 +338,8 @@ def _stop_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: "40 s", "12 min", "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

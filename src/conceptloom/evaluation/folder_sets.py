@@ -2,7 +2,7 @@
 
     mine/garden/set.json
     mine/garden/cat.jpg, bench.jpg
-    mine/garden/masks/cat/cat.png        optional: true mask of <cat> in cat.jpg, white = concept
+    mine/garden/masks/cat/lawn.png       optional: true mask of <lawn> in cat.jpg, white = concept
 
     {
       "concepts": {"cat": {"word": "cat"}, "bench": {}, "lawn": {"word": "grass", "kind": "background"}},

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conceptloom.evaluation.benchmark import BenchmarkSet, PromptKind
+from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.mask_scores import ScoredMask
 from conceptloom.evaluation.plan import SHOWN_PROMPT
 from conceptloom.evaluation.report import Grid, GridRow, Tile, encoded
@@ -131,7 +132,7 @@ def all_grids(
 
 def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 1: a subject in its own background, the other picture's subject there, both together."""
-    rows = []
+    rows: list[GridRow] = []
     for found in results:
         if len(rows) == ROWS:
             break
@@ -245,7 +246,7 @@ def prompt_grid(
     rule: str = "",
 ) -> Grid | None:
     """Fig. 6, 7 and 8: our images of prompts of one kind beside the pictures learned from."""
-    rows = []
+    rows: list[GridRow] = []
     for found in results:
         if len(rows) == ROWS:
             break
@@ -265,7 +266,7 @@ def prompt_grid(
 
 def diverse_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 9: many images of one prompt."""
-    rows = []
+    rows: list[GridRow] = []
     for found in results:
         if len(rows) == ROWS:
             break
@@ -344,6 +345,41 @@ def worst_masks_grid(
         note=f"The {len(tiles[OURS])} pictures with the lowest mean IoU at the end, seed 0, and each concept's IoU.",
         columns=(),
         rows=tuple(GridRow(label=label, tiles=tuple(row)) for label, row in tiles.items()),
+    )
+
+
+def worst_images_grid(
+    results: Sequence[SetResults], album: Album, scores: Iterable[ImageScore], count: int = 8
+) -> Grid | None:
+    """Our images at the first seed that the judge scores lowest, with what was asked for."""
+    ours = [
+        score for score in scores if score.method == OURS and score.seed == 0 and score.overall is not None
+    ]
+    by_name = {found.one.name: found for found in results}
+    tiles: list[list[Tile]] = [[], []]
+    for score in sorted(ours, key=lambda score: score.overall or 0.0)[:count]:
+        found = by_name[score.set]
+        asked = [
+            name
+            for name in found.one.prompts[score.prompt].asked
+            if found.one.concept(name) in found.one.subjects
+        ]
+        shown = found.one.pictures_with(asked[0])[0] if asked else found.one.pictures[0]
+        tiles[0].append(album.add(found.frame(shown), _contents(found, shown)))
+        caption = f"{found.one.prompts[score.prompt].text}: {score.overall:.2f}"
+        tiles[1].append(_tile(album, found.image(OURS, score.prompt, score.index), caption))
+    if not tiles[0]:
+        return None
+    return Grid(
+        key="worst-images",
+        title="Failures: the worst images",
+        note=f"The {len(tiles[0])} images of {OURS}, seed 0, that the automatic judge scores lowest, under a picture"
+        " that shows what was asked for.",
+        columns=(),
+        rows=(
+            GridRow(label="learned from", tiles=tuple(tiles[0])),
+            GridRow(label="image", tiles=tuple(tiles[1])),
+        ),
     )
 
 

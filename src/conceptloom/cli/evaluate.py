@@ -1,0 +1,214 @@
+"""`conceptloom evaluate`: methods side by side on a benchmark; a report with intervals, figures and one page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conceptloom.cli.learn import DeviceChoice, DtypeChoice, duration
+
+if TYPE_CHECKING:
+    from conceptloom.evaluation.api import EvaluationJob
+
+TEST_LOG = Path("docs") / "test-set-log.md"
+
+
+class BenchmarkChoice(StrEnum):
+    """Where the sets come from."""
+
+    builtin = "builtin"
+    coco = "coco"
+    folder = "folder"
+
+
+class StudyChoice(StrEnum):
+    """The paper's two studies."""
+
+    random = "random"
+    coco = "coco"
+
+
+class SplitChoice(StrEnum):
+    """Part of the built-in benchmark."""
+
+    dev = "dev"
+    test = "test"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("evaluate")(evaluate)
+
+
+def evaluate(
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder of the evaluation; one that stopped goes on where it was."),
+    ],
+    benchmark: Annotated[
+        BenchmarkChoice,
+        typer.Option(
+            help="builtin: composed drawings; coco: a local COCO folder; folder: your own pictures."
+        ),
+    ] = BenchmarkChoice.builtin,
+    split: Annotated[
+        SplitChoice, typer.Option(help="Of the built-in benchmark; each use of test is written down.")
+    ] = SplitChoice.dev,
+    methods: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="gt, fixed, paper, literal, inversion (textual inversion without masks),"
+            " words (the base model with class words).",
+        ),
+    ] = "gt,fixed,paper,inversion,words",
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=100, help="Seeds of the masks; 3 unless given.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="4 sets, short runs: shows that all works, is no evidence.")
+    ] = False,
+    parts: Annotated[
+        bool,
+        typer.Option("--parts", help="Also what each part of the method is worth (builtin dev; many hours)."),
+    ] = False,
+    study: Annotated[
+        StudyChoice | None,
+        typer.Option(help="Draw as many images as this study of people needs, and write its bundle too."),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who looks at the images: examiner (ships), or clip, dinov2, siglip from --judge-folder."
+            " Default: examiner on the built-in model, else nobody.",
+        ),
+    ] = None,
+    judge_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Local folder of the judge's model.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The pictures of benchmark coco or folder.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=256, help="Runs side by side; one per core, one on a GPU."),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing: report on what is finished.")
+    ] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Only draw figures and page anew from DIR/report.json.")
+    ] = False,
+    base_model: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
+    ] = "builtin",
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
+    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")] = DtypeChoice.auto,
+) -> None:
+    """Compare methods: masks over training steps, images, the paper's figures and tables, with intervals.
+
+    conceptloom evaluate --quick --out smoke
+
+    Tells the time it will take, then writes report.json, figures and
+    report.html into DIR. Ctrl-C loses only the runs under way.
+    """
+    from conceptloom.evaluation.api import JudgeChoice, prepare_evaluation
+    from conceptloom.evaluation.draw import draw_report
+    from conceptloom.evaluation.report import NAME, load_report, save_report
+    from conceptloom.evaluation.runner import BaseModel, worker_count
+
+    if redraw:
+        for path in draw_report(load_report(out / NAME), out):
+            typer.echo(path)
+        return
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    job = prepare_evaluation(
+        benchmark.value,
+        split.value,
+        out,
+        methods=chosen,
+        seeds=seeds,
+        quick=quick,
+        parts=parts,
+        data=data,
+        judge=None if judge is None else JudgeChoice(judge, judge_folder),
+        study=None if study is None else study.value,
+        base=BaseModel(base_model, device.value, dtype.value),
+    )
+    begun = time.monotonic()
+    if split is SplitChoice.test and benchmark is BenchmarkChoice.builtin:
+        typer.echo(f"written down in {write_down(job)}")
+    if not report_only:
+        _run(job, workers or worker_count(job.backbone.device))
+    elapsed = time.monotonic() - begun
+    report = job.report({"Command": command_line(), "This call": duration(elapsed)})
+    save_report(report, out / NAME)
+    typer.echo(out / NAME)
+    for path in draw_report(report, out):
+        typer.echo(path)
+    if study is not None:
+        for path in job.export_study(study.value):
+            typer.echo(path)
+
+
+def write_down(job: EvaluationJob) -> Path:
+    """Append this use of the test split to the log: beside the other documents in a checkout, else in DIR."""
+    path = TEST_LOG if TEST_LOG.parent.is_dir() else job.out / TEST_LOG.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        path.write_text(
+            "# Uses of the test split\n\n| when (UTC) | methods | base model | command |\n|---|---|---|---|\n",
+            encoding="utf-8",
+        )
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    base = f"{job.backbone.version or job.backbone.name} {job.backbone.fingerprint[:12]}"
+    with path.open("a", encoding="utf-8") as log:
+        log.write(f"| {when} | {', '.join(job.methods)} | {base} | `{command_line()}` |\n")
+    return path
+
+
+def command_line() -> str:
+    """The command as it was typed, by the program's plain name."""
+    return shlex.join(["conceptloom", *sys.argv[1:]])
+
+
+def _run(job: EvaluationJob, workers: int) -> None:
+    """Run what is missing under a progress bar; Ctrl-C ends the workers and leaves what is done."""
+    from contextlib import closing
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as ProgressBar
+
+    from conceptloom.evaluation.cost import estimate_tasks, plan_seconds
+    from conceptloom.evaluation.runner import worker_threads
+
+    missing = job.missing
+    done = len(job.tasks) - len(missing)
+    if not missing:
+        typer.echo(f"all {done} runs are done")
+        return
+    threads = worker_threads(workers)
+    expected = estimate_tasks(missing, job.benchmark, job.backbone, job.units, threads=threads)
+    typer.echo(
+        f"{len(missing)} runs to do, {done} done: about {duration(plan_seconds(missing, expected, workers))}"
+        f" with {workers} side by side ({duration(plan_seconds(missing, expected))} of work)"
+    )
+    bar = ProgressBar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeElapsedColumn(),
+    )
+    with bar, closing(job.events(workers)) as events:
+        task = bar.add_task("running", total=len(missing))
+        for event in events:
+            bar.update(task, completed=event.done, description=event.key.folder_name)

@@ -1,0 +1,319 @@
+"""One evaluation from its request to its report: what the command line and Python callers share."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from conceptloom.backbone import Backbone, family_of
+from conceptloom.errors import ConfigError, RunError
+from conceptloom.evaluation.assembly import Findings, build_report
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.builtin_sets import BuiltinSplit, builtin_benchmark
+from conceptloom.evaluation.coco_selection import coco_benchmark
+from conceptloom.evaluation.folder_sets import folder_benchmark
+from conceptloom.evaluation.image_findings import (
+    Bench,
+    fixed_margin,
+    judge_images,
+    parts_images,
+    set_up_judge,
+)
+from conceptloom.evaluation.image_tables import Judged
+from conceptloom.evaluation.methods import METHODS, MethodName, method_config
+from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
+from conceptloom.evaluation.picture_grids import BASELINE, OURS
+from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
+from conceptloom.evaluation.protocols import PROTOCOLS, Method
+from conceptloom.evaluation.report import Report
+from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, run_tasks
+from conceptloom.evaluation.study_bundle import export_study_bundle
+from conceptloom.evaluation.study_export import study_comparisons
+from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
+from conceptloom.runs import provenance, write_json_atomic
+
+BenchmarkName = Literal["builtin", "coco", "folder"]
+BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
+DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "inversion", "words")
+DESCRIPTION = "evaluation.json"
+UNITS = "units"
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """Which judge looks at images, as `load_feature_judge` takes it."""
+
+    name: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationJob:
+    """A checked request: what runs, where it is kept, and what is done already.
+
+    Attributes:
+        benchmark: the sets.
+        methods: in the tables' order.
+        size: how much runs.
+        comparison: tasks of the comparison of methods.
+        parts: tasks of the table "Parts"; those of `paper` are among the comparison's.
+        base: the base model.
+        backbone: the same, loaded.
+        judge: who looks at the images; None where nobody does.
+        out: folder of the evaluation.
+    """
+
+    benchmark: Benchmark
+    methods: tuple[MethodName, ...]
+    size: Size
+    comparison: tuple[Task, ...]
+    parts: tuple[Task, ...]
+    base: BaseModel
+    backbone: Backbone
+    judge: JudgeChoice | None
+    out: Path
+
+    @property
+    def units(self) -> Path:
+        """Folder of the finished units."""
+        return self.out / UNITS
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, each once, in the order in which they run."""
+        return tuple({task.key: task for task in (*self.comparison, *self.parts)}.values())
+
+    @property
+    def missing(self) -> tuple[Task, ...]:
+        """Tasks that are not done."""
+        return missing_tasks(self.tasks, self.units)
+
+    def events(self, workers: int) -> Generator[UnitDone, None, None]:
+        """Run what is missing; see `run_tasks`."""
+        return run_tasks(self.tasks, self.benchmark, self.base, self.units, workers)
+
+    def results(self) -> tuple[UnitResult, ...]:
+        """The comparison's finished units."""
+        return tuple(
+            load_unit(task.key, self.units) for task in self.comparison if has_unit(task.key, self.units)
+        )
+
+    def report(self, facts: Mapping[str, str]) -> Report:
+        """What the finished units show.
+
+        Raises:
+            ConfigError: no unit is finished.
+            DataError: a unit or the judge cannot be read.
+        """
+        results = self.results()
+        if not results:
+            raise ConfigError(f"nothing is finished in {self.units}: run the evaluation first")
+        drew = any(unit.images for unit in results)
+        bench = (
+            set_up_judge(self.benchmark, self.judge.name, self.judge.folder) if self.judge and drew else None
+        )
+        judged = None
+        if bench is not None:
+            on_dev = (self.benchmark.name, self.benchmark.split) == ("builtin", "dev")
+            margin = None if on_dev else fixed_margin(bench, self.backbone.fingerprint)
+            judged = judge_images(bench, self.benchmark, self.size, results, margin)
+        findings = Findings(
+            self.benchmark, self.methods, self.size, results, judged, tuple(self._parts_rows(bench))
+        )
+        return build_report(findings, self.backbone, {**facts, **self.facts(bench, judged)})
+
+    def export_study(self, name: str) -> tuple[Path, Path]:
+        """Write a protocol's study for people and, in a file of its own, its key: folder and key file.
+
+        Raises:
+            ConfigError: an image has no counterpart, or none is there.
+            RunError: the study is there already.
+        """
+        seed = secrets.randbits(63)
+        whole = [unit for unit in self.results() if unit.images and unit.key.seed == 0]
+        ours, baseline = (
+            [unit for unit in whole if unit.key.method == method] for method in (OURS, BASELINE)
+        )
+        protocol = PROTOCOLS[name]
+        comparisons = study_comparisons(self.benchmark, ours, baseline, protocol, seed)
+        folder, key = self.out / f"study-{name}", self.out / f"study-{name}-key.json"
+        methods: Mapping[Method, str] = {"ours": OURS, "baseline": BASELINE}
+        export_study_bundle(comparisons, protocol, folder, key, methods=methods, seed=seed)
+        return folder, key
+
+    def facts(self, bench: Bench | None, judged: Judged | None) -> dict[str, str]:
+        """How it was measured, a line each."""
+        size, where = self.size, provenance()
+        versions = {name: where[name] for name in ("conceptloom", "python", "torch")}
+        judge = "none: images are shown, not measured"
+        if bench is not None:
+            margin = None if judged is None else judged.margin
+            told = "no neutral margin is fixed" if margin is None else f"neutral margin {margin:.4f}"
+            judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
+        return {
+            "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {size.sets} sets, masks over"
+            f" {size.seeds} seeds, images of {size.image_sets} sets x {size.prompts} prompts x {size.images}",
+            "Base model": f"{self.backbone.version or self.backbone.name}, {self.backbone.fingerprint[:12]}",
+            "Judge": judge,
+            "Machine": machine(),
+            "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "Date": str(where["date"])[:10],
+        }
+
+    def _parts_rows(self, bench: Bench | None) -> list[PartRow]:
+        if not self.parts:
+            return []
+        images = {} if bench is None else parts_images(bench, self.benchmark, self.size, self.units)
+        config = method_config(family_of(self.backbone.version), "paper", 0)
+        return parts_table(self.benchmark, self.size, self.units, config, images)
+
+
+def prepare_evaluation(
+    benchmark: BenchmarkName,
+    split: str,
+    out: str | Path,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: int | None = None,
+    quick: bool = False,
+    parts: bool = False,
+    data: str | Path | None = None,
+    base: BaseModel | None = None,
+    judge: JudgeChoice | None = None,
+    study: str | None = None,
+) -> EvaluationJob:
+    """Check a request, load the base model, and claim or recognise the folder.
+
+    Args:
+        benchmark: which.
+        split: "dev" or "test" of the built-in benchmark; of the others whatever they are.
+        out: folder of the evaluation; one of the same request goes on.
+        methods: names of `METHODS`, in the tables' order.
+        seeds: of the masks; None for three.
+        quick: a smoke run: four sets, short runs.
+        parts: also the table "Parts", on `dev` of the built-in benchmark.
+        data: folder of the COCO data or of the user's sets.
+        base: the base model; None for the built-in one.
+        judge: who looks at the images; None for the examiner on the built-in base model, for nobody elsewhere.
+        study: "random" or "coco" to draw as many images as that study of people needs.
+
+    Raises:
+        ConfigError: an unknown method or benchmark, a folder missing or in excess, parts of something else.
+        RunError: `out` holds another evaluation.
+        DataError: the benchmark cannot be read.
+    """
+    chosen = parse_methods(methods)
+    if parts and ((benchmark, split) != ("builtin", "dev") or quick or "paper" not in chosen):
+        raise ConfigError(
+            "the table of parts is made on --benchmark builtin --split dev, with method paper, without --quick"
+        )
+    size = SMOKE if quick else FULL
+    if study is not None:
+        if quick or not {OURS, BASELINE} <= set(chosen):
+            raise ConfigError(
+                f"a study compares {OURS} with {BASELINE}: name both methods, and leave --quick out"
+            )
+        size = STUDIES[study]
+    if seeds is not None:
+        size = replace(size, seeds=seeds)
+    base = base or BaseModel("builtin")
+    backbone = base.load()
+    sets = load_sets(benchmark, split, size, backbone, data)
+    count = min(size.sets, len(sets.sets))
+    size = replace(size, sets=count, image_sets=min(size.image_sets, count))
+    if judge is None and backbone.version is not None and count > 1:
+        judge = JudgeChoice("examiner")
+    job = EvaluationJob(
+        sets,
+        chosen,
+        size,
+        comparison_plan(sets, chosen, size),
+        parts_plan(sets, size) if parts else (),
+        base,
+        backbone,
+        judge,
+        Path(out).expanduser(),
+    )
+    claim_folder(job)
+    return job
+
+
+def parse_methods(methods: Sequence[str]) -> tuple[MethodName, ...]:
+    """Known methods, each once, in their order. Raises `ConfigError`."""
+    known: dict[str, MethodName] = {name: name for name in METHODS}
+    if unknown := [name for name in methods if name not in known]:
+        raise ConfigError(f"there is no method '{unknown[0]}': choose from {', '.join(METHODS)}")
+    if not methods:
+        raise ConfigError(f"no method to evaluate: choose from {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(known[name] for name in methods))
+
+
+def load_sets(
+    benchmark: BenchmarkName, split: str, size: Size, backbone: Backbone, data: str | Path | None
+) -> Benchmark:
+    """The benchmark asked for; raises as `prepare_evaluation`."""
+    if benchmark == "builtin":
+        if data is not None:
+            raise ConfigError("the built-in benchmark brings its pictures: leave --data out")
+        splits: dict[str, BuiltinSplit] = {name: name for name in get_args(BuiltinSplit)}
+        if split not in splits:
+            raise ConfigError(f"the built-in benchmark has no split '{split}': choose dev or test")
+        return builtin_benchmark(splits[split], size.sets, side_px=backbone.size)
+    if data is None:
+        raise ConfigError(f"benchmark '{benchmark}' needs the folder of its pictures: add --data FOLDER")
+    if benchmark == "folder":
+        return folder_benchmark(data)
+    if benchmark == "coco":
+        found = coco_benchmark(data)
+        return Benchmark(found.name, found.split, found.sets[: size.sets]) if size.smoke else found
+    raise ConfigError(f"there is no benchmark '{benchmark}': choose from {', '.join(BENCHMARKS)}")
+
+
+def claim_folder(job: EvaluationJob) -> None:
+    """Write what the folder holds, or raise `RunError` where it holds another evaluation."""
+    family = family_of(job.backbone.version)
+    described: dict[str, Any] = {
+        "benchmark": job.benchmark.name,
+        "split": job.benchmark.split,
+        "sets": [one.name for one in job.benchmark.sets],
+        "smoke": job.size.smoke,
+        "images": [job.size.prompts, job.size.images, job.size.shown],
+        "base_model": job.backbone.fingerprint,
+        "dtype": str(job.backbone.dtype).removeprefix("torch."),
+        "methods": {
+            name: method_config(family, name, 0).model_dump(mode="json")
+            for name in METHODS
+            if name != "words"
+        },
+    }
+    path = job.out / DESCRIPTION
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: choose another --out, or delete the folder") from error
+        found = found if isinstance(found, dict) else {}
+        if different := [key for key, value in described.items() if found.get(key) != value]:
+            raise RunError(
+                f"{job.out} holds an evaluation with another {different[0]}: choose another --out,"
+                " or delete the folder to start again"
+            )
+        return
+    if job.out.is_dir() and any(job.out.iterdir()):
+        raise RunError(f"{job.out} is not empty and holds no evaluation: choose another --out")
+    write_json_atomic(path, described)
+
+
+def machine() -> str:
+    """Processor, cores and instruction set in a few words; no host name."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}{gpu}"

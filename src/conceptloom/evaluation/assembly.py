@@ -1,0 +1,238 @@
+"""From finished units to the report: every table, curve and grid, and nothing that a unit does not hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from conceptloom.backbone import Backbone, family_of
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.image_tables import (
+    Judged,
+    identity_table,
+    kind_table,
+    metric_table,
+    preference_table,
+    rivals_table,
+)
+from conceptloom.evaluation.mask_references import ORACLE, ORACLE_NO_CRF, TRIVIAL, reference_masks
+from conceptloom.evaluation.mask_scores import ScoredMask, scored_masks, swapped_pictures
+from conceptloom.evaluation.mask_tables import (
+    change_table,
+    failure_table,
+    mask_curves,
+    mask_table,
+    split_table,
+)
+from conceptloom.evaluation.methods import WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.parts import PartRow
+from conceptloom.evaluation.picture_grids import (
+    BASELINE,
+    OURS,
+    Album,
+    SetResults,
+    all_grids,
+    worst_images_grid,
+)
+from conceptloom.evaluation.plan import MASKS, QUICK, Size
+from conceptloom.evaluation.report import Curves, Grid, Report, Row, Table, measured
+from conceptloom.evaluation.run_strip import strip_grid
+from conceptloom.evaluation.units import UnitResult
+from conceptloom.learning import resolve_config
+
+FINDS_ONCE: tuple[MethodName, ...] = ("fixed",)
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What an evaluation ran and what its units left.
+
+    Attributes:
+        benchmark: the sets.
+        methods: in the tables' order.
+        size: how much was asked for.
+        results: the finished units of the comparison.
+        judged: scores of the images, None where no judge looked.
+        parts: rows of the table "Parts", empty where it was not run.
+    """
+
+    benchmark: Benchmark
+    methods: tuple[MethodName, ...]
+    size: Size
+    results: tuple[UnitResult, ...]
+    judged: Judged | None = None
+    parts: tuple[PartRow, ...] = ()
+
+
+def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str]) -> Report:
+    """Measure the masks in the units and lay out everything that was found."""
+    sets = {one.name: one for one in findings.benchmark.sets}
+    album = Album()
+    results = set_results(findings, backbone.size)
+    scored = [
+        mask
+        for unit in findings.results
+        if unit.key.method != "gt" and unit.key.method not in WITHOUT_MASKS
+        for mask in scored_masks(sets[unit.key.set], unit)
+    ]
+    tables, curves = mask_findings(findings, backbone, scored)
+    images = image_tables(findings)
+    parts = (parts_report_table(findings.parts),) if findings.parts else ()
+    grids: list[Grid | None] = [*all_grids(results, findings.methods, scored, album)]
+    if findings.judged is not None:
+        grids.append(worst_images_grid(results, album, findings.judged.compared))
+    # In the order of the paper's figures: the strip after the first.
+    place = 1 if grids and grids[0] is not None and grids[0].key == "figure-1" else 0
+    grids.insert(place, strip_grid(results, album))
+    return Report(
+        kind="smoke" if findings.size.smoke else "evidence",
+        title=f"Evaluation: {findings.benchmark.name}, {findings.benchmark.split}",
+        facts={**facts, "Work": _work(findings.results)},
+        tables=(*tables, *images, *parts, cost_table(findings)),
+        curves=curves,
+        grids=tuple(grid for grid in grids if grid is not None),
+        pictures=album.pictures,
+    )
+
+
+def image_tables(findings: Findings) -> tuple[Table, ...]:
+    """Tables of images; none where no judge looked or nothing was drawn."""
+    judged = findings.judged
+    if judged is None or not judged.compared:
+        return ()
+    drawn = [
+        method for method in findings.methods if any(score.method == method for score in judged.compared)
+    ]
+    preference = preference_table(judged, OURS, BASELINE) if {OURS, BASELINE} <= set(drawn) else None
+    rivals = rivals_table(judged, OURS, drawn) if OURS in drawn else None
+    tables = (
+        preference,
+        rivals,
+        metric_table(judged, drawn, findings.results),
+        identity_table(judged, findings.benchmark, drawn),
+        kind_table(judged, drawn),
+    )
+    return tuple(table for table in tables if table is not None)
+
+
+def parts_report_table(rows: Sequence[PartRow]) -> Table:
+    """Table "Parts" as the report holds it; image columns are those that some row has."""
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row.images))
+    return Table(
+        key="parts",
+        title="Parts: one switch at a time",
+        note="IoU of subjects and backgrounds at the end, 95 % bootstrap intervals over nouns; differences to paper on"
+        " the same scene and concept, intervals over scenes. Rows whose switch is the preset are paper's own runs."
+        " Refused: masks that the rescue rules refused, of all that were made. Collapsed: scenes whose last masks hold"
+        " an empty, full or doubled one. Seconds: learning a scene, to stage 3 or 4.",
+        columns=(
+            "subjects",
+            "less paper",
+            "backgrounds",
+            "less paper",
+            "refused",
+            "of",
+            "collapsed",
+            "scenes",
+            "seconds",
+            "stages",
+            *metrics,
+        ),
+        rows=tuple(
+            Row(
+                label=row.title,
+                cells=(
+                    measured(row.subjects),
+                    measured(row.subjects_change),
+                    measured(row.places),
+                    measured(row.places_change),
+                    row.rescues,
+                    row.updates,
+                    row.collapsed,
+                    row.scenes,
+                    round(row.seconds),
+                    row.stages,
+                    *(measured(row.images.get(metric)) for metric in metrics),
+                ),
+            )
+            for row in rows
+        ),
+    )
+
+
+def mask_findings(
+    findings: Findings, backbone: Backbone, scored: list[ScoredMask]
+) -> tuple[tuple[Table, ...], tuple[Curves, ...]]:
+    """Tables and curves of masks; none where no mask has a truth."""
+    if not scored:
+        return (), ()
+    methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]
+    crf = resolve_config(family_of(backbone.version), {"method": "paper"}).crf.crf_config()
+    latent = (backbone.latent_shape[1], backbone.latent_shape[2])
+    measured_sets = {mask.set for mask in scored}
+    shown = Benchmark(
+        findings.benchmark.name,
+        findings.benchmark.split,
+        tuple(one for one in findings.benchmark.sets if one.name in measured_sets),
+    )
+    references = reference_masks(shown, backbone.size, latent, crf)
+    sets = {one.name: one for one in shown.sets}
+    swaps: dict[str, list[bool]] = defaultdict(list)
+    for unit in findings.results:
+        if unit.key.method in methods and unit.masks and unit.key.set in sets:
+            swaps[unit.key.method] += swapped_pictures(sets[unit.key.set], unit).values()
+    everything = [*scored, *references]
+    oracle = [mask for mask in references if mask.method == ORACLE]
+    flat = [method for method in methods if method in FINDS_ONCE]
+    moving = [method for method in methods if method not in FINDS_ONCE]
+    tables = (
+        mask_table(everything, [*methods, ORACLE, ORACLE_NO_CRF, TRIVIAL]),
+        change_table(scored, methods),
+        split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
+        failure_table(scored, swaps),
+    )
+    curves = mask_curves([*scored, *oracle], shown, moving, [*flat, ORACLE])
+    return tables, (curves,)
+
+
+def set_results(findings: Findings, side: int) -> list[SetResults]:
+    """By set, in order, its units at the first seed; those that drew images before those that did not."""
+    by_set: dict[str, dict[str, UnitResult]] = defaultdict(dict)
+    for unit in findings.results:
+        if unit.key.seed == 0:
+            by_set[unit.key.set].setdefault(unit.key.method, unit)
+    return [SetResults(one, by_set[one.name], side) for one in findings.benchmark.sets if one.name in by_set]
+
+
+def cost_table(findings: Findings) -> Table:
+    """What the units took, in seconds of one worker."""
+    rows = []
+    for method in findings.methods:
+        for variant, told in (("", "learn and draw"), (QUICK, "smoke run"), (MASKS, "masks only")):
+            units = [u for u in findings.results if u.key.method == method and u.key.variant == variant]
+            if not units:
+                continue
+            learn, draw = ([unit.seconds[what] for unit in units] for what in ("learn", "draw"))
+            images = sum(len(unit.images) for unit in units)
+            cells = (
+                len(units),
+                round(sum(learn) / len(units)),
+                round(sum(draw) / len(units)),
+                images,
+                f"{(sum(learn) + sum(draw)) / 3600:.2f}",
+            )
+            rows.append(Row(label=f"{method}: {told}", cells=cells))
+    return Table(
+        key="cost",
+        title="What it cost",
+        note="Wall seconds of one worker (a thread on a CPU), as measured while the evaluation ran.",
+        columns=("units", "learning, s each", "drawing, s each", "images", "hours in all"),
+        rows=tuple(rows),
+    )
+
+
+def _work(results: tuple[UnitResult, ...]) -> str:
+    seconds = sum(sum(unit.seconds.values()) for unit in results)
+    images = sum(len(unit.images) for unit in results)
+    return f"{len(results)} units, {images} images, {seconds / 3600:.1f} worker hours"

@@ -1,0 +1,78 @@
+"""From an evaluation's images to a study for people: the comparisons of one of the paper's two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TestPrompt
+from conceptloom.evaluation.protocols import Pair, Protocol, draw_pairs, matched_pairs
+from conceptloom.evaluation.study_bundle import Comparison, Reference
+from conceptloom.evaluation.units import UnitResult
+
+UNMARKED = 0.35
+"""Brightness that is left of what a reference does not show."""
+
+
+def study_comparisons(
+    benchmark: Benchmark,
+    ours: Sequence[UnitResult],
+    baseline: Sequence[UnitResult],
+    protocol: Protocol,
+    seed: int,
+) -> list[Comparison]:
+    """A protocol's population of comparisons from the measured images of two methods.
+
+    Args:
+        benchmark: holds the units' sets.
+        ours: units of our method at one seed.
+        baseline: units of the baseline at the same seed.
+        protocol: how many concepts, prompts and images are drawn.
+        seed: of that draw.
+
+    Raises:
+        ConfigError: an image has no counterpart.
+    """
+    sets = {one.name: one for one in benchmark.sets}
+    mine, theirs = _by_pair(sets, ours, protocol), _by_pair(sets, baseline, protocol)
+    drawn = draw_pairs(matched_pairs(mine, theirs), protocol, seed)
+    found = []
+    for pair in drawn:
+        one = sets[pair.scene]
+        prompt = next(prompt for prompt in one.prompts if prompt.text == pair.prompt)
+        found.append(Comparison(pair, mine[pair], theirs[pair], references_of(one, prompt)))
+    return found
+
+
+def references_of(one: BenchmarkSet, prompt: TestPrompt) -> tuple[Reference, ...]:
+    """For every concept that the prompt names, the first picture that shows it, all else darkened.
+
+    Where there is no true mask the picture is shown as it is.
+    """
+    found = []
+    for name in prompt.asked:
+        picture = one.pictures_with(name)[0]
+        pixels = picture.pixels
+        if name in picture.masks:
+            pixels = np.where(
+                picture.masks[name][..., None], pixels, np.rint(pixels * UNMARKED).astype(np.uint8)
+            )
+        found.append(Reference(name, one.concept(name).kind, pixels))
+    return tuple(found)
+
+
+def _by_pair(
+    sets: dict[str, BenchmarkSet], units: Sequence[UnitResult], protocol: Protocol
+) -> dict[Pair, npt.NDArray[np.uint8]]:
+    images = {}
+    for unit in units:
+        one = sets[unit.key.set]
+        for (number, index), pixels in unit.images.items():
+            if number < len(one.prompts):
+                prompt = one.prompts[number]
+                # A study of concepts counts prompts by concept, one of scenes by scene.
+                subject = one.name if protocol.concepts is None or not prompt.asked else prompt.asked[0]
+                images[Pair(one.name, subject, prompt.text, unit.key.seed, index)] = pixels
+    return images
