@@ -121,10 +121,12 @@ def evaluate(
     report.html into DIR. Ctrl-C loses only the runs under way.
     """
     from conceptloom.evaluation.api import JudgeChoice, prepare_evaluation
+    from conceptloom.evaluation.charts import require_matplotlib
     from conceptloom.evaluation.draw import draw_report
     from conceptloom.evaluation.report import NAME, load_report, save_report
     from conceptloom.evaluation.runner import BaseModel, worker_count
 
+    require_matplotlib()  # before the hours, not after them
     if redraw:
         for path in draw_report(load_report(out / NAME), out):
             typer.echo(path)

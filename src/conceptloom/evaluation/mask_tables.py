@@ -211,8 +211,8 @@ def mask_curves(
     return Curves(
         key="figure-3",
         title="Fig. 3: mask IoU over training steps",
-        note=f"Mean over scenes of the mean over {seeds} seed{'s' * (seeds > 1)}; bands are 95 % bootstrap intervals over scenes. Flat"
-        " lines: masks found once and never updated, and the oracle.",
+        note=f"Mean over scenes of the mean over {seeds} seed{'s' * (seeds > 1)}; bands are 95 % bootstrap intervals"
+        " over scenes. Flat lines: masks found once and never updated, and the oracle.",
         x_label="EM step",
         y_label="mask IoU",
         window=WINDOW,
