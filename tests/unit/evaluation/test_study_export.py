@@ -1,0 +1,80 @@
+"""From an evaluation's images to a study's comparisons."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from conceptloom.errors import ConfigError
+from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.methods import MethodName
+from conceptloom.evaluation.protocols import COCO, RANDOM
+from conceptloom.evaluation.study_export import UNMARKED, references_of, study_comparisons
+from conceptloom.evaluation.units import UnitKey, UnitResult
+from conceptloom.pictures import Picture
+
+BENCHMARK = builtin_benchmark("dev", 3, side_px=32)
+
+
+def colour(method: str, prompt: int, index: int) -> npt.NDArray[np.uint8]:
+    return np.full((8, 8, 3), (len(method), prompt, index), np.uint8)
+
+
+def unit(
+    one: BenchmarkSet, method: MethodName, prompts: tuple[int, ...] = (0, 1, 20), num: int = 2
+) -> UnitResult:
+    images = {(prompt, index): colour(method, prompt, index) for prompt in prompts for index in range(num)}
+    return UnitResult(UnitKey(one.name, method, 0), (), images, {})
+
+
+def units(method: MethodName) -> list[UnitResult]:
+    return [unit(one, method) for one in BENCHMARK.sets]
+
+
+def test_images_of_one_prompt_and_number_are_compared_and_shown_prompts_left_out() -> None:
+    found = study_comparisons(BENCHMARK, units("paper"), units("fixed"), RANDOM, 0)
+    assert len(found) == 3 * 2 * 2  # sets, measured prompts, images
+    one = BENCHMARK.sets[0]
+    comparison = next(c for c in found if c.pair.scene == one.name and c.pair.prompt == one.prompts[1].text)
+    np.testing.assert_array_equal(comparison.ours, colour("paper", 1, comparison.pair.index))
+    np.testing.assert_array_equal(comparison.baseline, colour("fixed", 1, comparison.pair.index))
+
+
+def test_random_takes_ten_prompts_of_all_sets_together() -> None:
+    many = tuple(range(10))
+    ours, theirs = ([unit(one, method, many, 1) for one in BENCHMARK.sets] for method in ("paper", "fixed"))
+    found = study_comparisons(BENCHMARK, ours, theirs, RANDOM, 0)
+    assert len({(c.pair.scene, c.pair.prompt) for c in found}) == RANDOM.prompts_per_set
+
+
+def test_coco_counts_prompts_by_concept() -> None:
+    found = study_comparisons(BENCHMARK, units("paper"), units("fixed"), COCO, 0)
+    one = BENCHMARK.sets[0]
+    subjects = {c.pair.subject for c in found if c.pair.scene == one.name}
+    assert subjects == {one.prompts[number].asked[0] for number in (0, 1)}
+
+
+def test_an_image_without_a_counterpart_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no counterpart"):
+        study_comparisons(BENCHMARK, units("paper"), units("fixed")[1:], RANDOM, 0)
+
+
+def test_a_reference_darkens_all_but_its_concept() -> None:
+    one = BENCHMARK.sets[0]
+    name = one.subjects[0].name
+    picture = one.pictures[0]
+    (reference,) = references_of(one, TestPrompt(f"a <{name}>", "context", (name,)))
+    mask = picture.masks[name]
+    np.testing.assert_array_equal(reference.pixels[mask], picture.pixels[mask])
+    np.testing.assert_array_equal(reference.pixels[~mask], np.rint(UNMARKED * picture.pixels[~mask]))
+
+
+def test_a_reference_without_a_true_mask_is_the_picture() -> None:
+    one = BENCHMARK.sets[0]
+    bare = tuple(Picture(picture.name, None, picture.pixels) for picture in one.pictures)
+    unmarked = BenchmarkSet(one.name, bare, one.concepts, one.contains, one.prompts, one.place_type)
+    name = one.subjects[0].name
+    (reference,) = references_of(unmarked, TestPrompt(f"a <{name}>", "context", (name,)))
+    np.testing.assert_array_equal(reference.pixels, one.pictures[0].pixels)
