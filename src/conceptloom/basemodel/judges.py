@@ -78,7 +78,7 @@ class JudgeConfig:
     network: NetworkConfig
     augmentations: tuple[str, ...]
     seed: int
-    samples: int = 300_000
+    samples: int = 450_000
     anneal_share: float = 0.5
     batch_size: int = 32
     damaged_share: float = 0.2
