@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from conceptloom.cli import build_app
-from conceptloom.cli.evaluate import TEST_LOG
+from conceptloom.cli.evaluate import TEST_LOG, command_line
 from conceptloom.errors import ConfigError, RunError
 from conceptloom.evaluation.api import EvaluationJob, prepare_evaluation
 from conceptloom.evaluation.plan import Task
@@ -229,3 +229,9 @@ def test_a_use_of_the_test_split_is_written_down_where_it_ran(
     assert write_down(some) == TEST_LOG
     lines = (tmp_path / TEST_LOG).read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if "fixed, paper, words" in line]) == 2
+
+
+def test_a_command_is_told_without_the_machines_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["/opt/bin/conceptloom", "evaluate", "--out", "/home/someone/runs/dev", "--split", "test"]
+    monkeypatch.setattr("sys.argv", typed)
+    assert command_line() == "conceptloom evaluate --out dev --split test"

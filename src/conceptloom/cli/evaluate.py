@@ -178,8 +178,9 @@ def write_down(job: EvaluationJob) -> Path:
 
 
 def command_line() -> str:
-    """The command as it was typed, by the program's plain name."""
-    return shlex.join(["conceptloom", *sys.argv[1:]])
+    """The command as it was typed, by the program's plain name; of absolute paths only the last part."""
+    told = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join(["conceptloom", *told])
 
 
 def _run(job: EvaluationJob, workers: int) -> None:
