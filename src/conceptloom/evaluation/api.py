@@ -117,9 +117,9 @@ class EvaluationJob:
         if not results:
             raise ConfigError(f"nothing is finished in {self.units}: run the evaluation first")
         drew = any(unit.images for unit in results)
-        bench = (
-            set_up_judge(self.benchmark, self.judge.name, self.judge.folder) if self.judge and drew else None
-        )
+        bench = None
+        if self.judge is not None and drew:
+            bench = set_up_judge(self._drawing_sets(), self.judge.name, self.judge.folder)
         judged = None
         if bench is not None:
             on_dev = (self.benchmark.name, self.benchmark.split) == ("builtin", "dev")
@@ -167,6 +167,11 @@ class EvaluationJob:
             "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "Date": str(where["date"])[:10],
         }
+
+    def _drawing_sets(self) -> Benchmark:
+        """The sets that draw images."""
+        drawing = self.benchmark.sets[: self.size.image_sets]
+        return Benchmark(self.benchmark.name, self.benchmark.split, drawing)
 
     def _parts_rows(self, bench: Bench | None) -> list[PartRow]:
         if not self.parts:

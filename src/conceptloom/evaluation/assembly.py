@@ -183,6 +183,7 @@ def mask_findings(
         if unit.key.method in methods and unit.masks and unit.key.set in sets:
             swaps[unit.key.method] += swapped_pictures(sets[unit.key.set], unit).values()
     everything = [*scored, *references]
+    order = {str(method): place for place, method in enumerate(methods)}
     oracle = [mask for mask in references if mask.method == ORACLE]
     flat = [method for method in methods if method in FINDS_ONCE]
     moving = [method for method in methods if method not in FINDS_ONCE]
@@ -190,7 +191,7 @@ def mask_findings(
         mask_table(everything, [*methods, ORACLE, ORACLE_NO_CRF, TRIVIAL]),
         change_table(scored, methods),
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
-        failure_table(scored, swaps),
+        failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps),
     )
     curves = mask_curves([*scored, *oracle], shown, moving, [*flat, ORACLE])
     return tables, (curves,)
@@ -199,7 +200,7 @@ def mask_findings(
 def set_results(findings: Findings, side: int) -> list[SetResults]:
     """By set, in order, its units at the first seed; those that drew images before those that did not."""
     by_set: dict[str, dict[str, UnitResult]] = defaultdict(dict)
-    for unit in findings.results:
+    for unit in sorted(findings.results, key=lambda unit: not unit.images):
         if unit.key.seed == 0:
             by_set[unit.key.set].setdefault(unit.key.method, unit)
     return [SetResults(one, by_set[one.name], side) for one in findings.benchmark.sets if one.name in by_set]

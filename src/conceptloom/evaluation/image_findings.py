@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conceptloom.errors import DataError
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.forced_choice import neutral_margin
-from conceptloom.evaluation.image_references import Prototypes, References, prototypes, references
+from conceptloom.evaluation.image_references import References, prototypes, references
 from conceptloom.evaluation.image_rows import image_rows
 from conceptloom.evaluation.image_sanity import (
     REAL,
@@ -26,18 +27,18 @@ from conceptloom.evaluation.image_sanity import (
     sanity_scores,
 )
 from conceptloom.evaluation.image_scores import ImageScore, score_images
-from conceptloom.evaluation.image_tables import Judged, paired_trials
+from conceptloom.evaluation.image_tables import ON_DEV, ON_THESE_SETS, Judged, paired_trials
 from conceptloom.evaluation.image_view import ImageJudge
 from conceptloom.evaluation.parts import PARTS, part_task, run_of
 from conceptloom.evaluation.plan import Size
 from conceptloom.evaluation.statistics import Interval
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
-from conceptloom.judges.detector import judge_folder, load_judge
+from conceptloom.judges.detector import JUDGES, JudgeName, judge_folder, load_judge
 from conceptloom.judges.features import BuiltinFeatures, load_feature_judge
 from conceptloom.judges.networks import WEIGHTS
 
 BUILTIN = "builtin"
-EXAMINER = "examiner"
+EXAMINER: JudgeName = "examiner"
 OURS = "paper"
 PART_METRICS = ("identity", "overall")
 """Columns of images in table "Parts"."""
@@ -51,10 +52,11 @@ class Bench:
 
     Attributes:
         name: what the judge is called.
-        fingerprint: of its weights.
+        fingerprint: of everything by which it judges: weights, and whether a detector looks or windows are compared.
         judge: with prototypes of this benchmark's subjects and its presence threshold.
         found: references by set.
         sanity: its scores of real pictures and of wrong subjects.
+        composed: whether those real pictures are composed anew, or the sets' own ones.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Bench:
     judge: ImageJudge
     found: Mapping[str, References]
     sanity: tuple[ImageScore, ...]
+    composed: bool
 
 
 def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path | None = None) -> Bench:
@@ -78,22 +81,28 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     Raises:
         DataError: the judge cannot be loaded, or the benchmark has fewer than two sets.
     """
+    if len(benchmark.sets) < 2:
+        raise DataError(
+            f"benchmark '{benchmark.name}' holds one set, but a judge must tell a set's subjects from another's:"
+            " give two sets or more"
+        )
+    folder = None if folder is None else Path(folder).expanduser()
     features = load_feature_judge(name, folder)
     drawings = benchmark.name == BUILTIN
     looker = None
     if drawings:
-        looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge("examiner")
+        looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge(EXAMINER)
     found = {one.name: references(one, features) for one in benchmark.sets}
     known = prototypes(benchmark, found)
     answers = composed(benchmark, CALIBRATION_PROMPTS, 1) if drawings else own_pictures(benchmark)
-    unset = ImageJudge(looker, features, known, 0.0)
-    if drawings and benchmark.split != "dev":
-        threshold = _threshold_on_dev(unset)
+    judge = ImageJudge(looker, features, known, 0.0)
+    if drawings:
+        threshold = _threshold_on_dev(judge, benchmark.sets[0].pictures[0].size[0])
     else:
-        threshold = _threshold(benchmark, answers, found, unset)
-    judge = ImageJudge(looker, features, known, threshold)
+        threshold = _threshold(benchmark, answers, found, judge)
+    judge = replace(judge, present_from=threshold)
     sanity = tuple(sanity_scores(benchmark, answers, found, judge))
-    return Bench(name, _fingerprint(name, folder), judge, found, sanity)
+    return Bench(name, _fingerprint(name, folder, drawings), judge, found, sanity, drawings)
 
 
 def judge_images(
@@ -119,10 +128,11 @@ def judge_images(
     compared = tuple(scores.get(0, ()))
     other = tuple(score for score in scores.get(1, ()) if score.method == OURS)
     trials = paired_trials([score for score in compared if score.method == OURS], other)
-    margin = fixed_margin
+    margin, margin_from = fixed_margin, ON_DEV
     if fixed_margin is None and trials:
         margin = neutral_margin((trial.ours, trial.baseline) for trial in trials)
-    return Judged(compared, other, bench.sanity, margin)
+        margin_from = ON_DEV if (benchmark.name, benchmark.split) == (BUILTIN, "dev") else ON_THESE_SETS
+    return Judged(compared, other, bench.sanity, margin, margin_from, bench.composed)
 
 
 def parts_images(
@@ -159,9 +169,21 @@ def fixed_margin(bench: Bench, base_fingerprint: str) -> float | None:
     try:
         margins = json.loads(path.read_text(encoding="utf-8"))
         found = margins.get(f"{bench.fingerprint}/{base_fingerprint[:12]}")
-        return None if found is None else float(found)
+        if found is None:
+            return None
+        margin = float(found)
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"a margin of {margin}")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError("the shipped margins.json is damaged: reinstall conceptloom") from error
+    return margin
+
+
+def _threshold_on_dev(judge: ImageJudge, side_px: int) -> float:
+    dev = builtin_benchmark("dev", CALIBRATION_SETS, side_px=side_px)
+    found = {one.name: references(one, judge.features) for one in dev.sets}
+    calibrated = replace(judge, prototypes=prototypes(dev, found))
+    return _threshold(dev, composed(dev, CALIBRATION_PROMPTS, 1), found, calibrated)
 
 
 def _threshold(
@@ -171,22 +193,13 @@ def _threshold(
     return presence_threshold(identities(scores, REAL), identities(scores, WRONG))
 
 
-def _threshold_on_dev(judge: ImageJudge) -> float:
-    dev = builtin_benchmark("dev", CALIBRATION_SETS)
-    found = {one.name: references(one, judge.features) for one in dev.sets}
-    known: Prototypes = prototypes(dev, found)
-    return _threshold(
-        dev,
-        composed(dev, CALIBRATION_PROMPTS, 1),
-        found,
-        ImageJudge(judge.looker, judge.features, known, 0.0),
-    )
-
-
-def _fingerprint(name: str, folder: str | Path | None) -> str:
-    """First digits of the hash of the judge's weights."""
-    where = judge_folder("examiner" if name == EXAMINER else "selector") if folder is None else Path(folder)
+def _fingerprint(name: str, folder: Path | None, drawings: bool) -> str:
+    """The judge's name and the first digits of the hash of its weights, and of the examiner's where that looks."""
+    where = [judge_folder(EXAMINER if name == EXAMINER else "selector") if folder is None else folder]
+    if drawings and name not in JUDGES:
+        where.append(judge_folder(EXAMINER))
     digest = hashlib.sha256()
-    for path in sorted(where.glob(f"*{Path(WEIGHTS).suffix}")):
-        digest.update(path.read_bytes())
-    return f"{name}-{digest.hexdigest()[:12]}"
+    for one in where:
+        for path in sorted(one.glob(f"*{Path(WEIGHTS).suffix}")):
+            digest.update(path.read_bytes())
+    return f"{name}-{digest.hexdigest()[:12]}{'' if drawings else '-windows'}"

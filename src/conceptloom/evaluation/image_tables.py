@@ -10,6 +10,7 @@ from conceptloom.evaluation.forced_choice import CITATION, JUDGE, PAPER_ROWS, Tr
 from conceptloom.evaluation.image_rows import METRICS, Group, MetricRow, drift_rows, image_rows
 from conceptloom.evaluation.image_sanity import REAL, WRONG
 from conceptloom.evaluation.image_scores import ImageScore
+from conceptloom.evaluation.plan import QUICK
 from conceptloom.evaluation.report import Entry, Measured, Row, Table, measured
 from conceptloom.evaluation.statistics import holm
 from conceptloom.evaluation.units import UnitResult
@@ -17,6 +18,8 @@ from conceptloom.evaluation.units import UnitResult
 Place = tuple[str, int, int]
 """Set, number of the prompt, number of the image."""
 OTHER_SEED = "the same, another seed"
+ON_DEV = "on dev"
+ON_THESE_SETS = "on the sets that are compared here"
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,26 @@ class Judged:
         other_seed: of our method's images at the second seed.
         sanity: of real pictures and of wrong subjects (`image_sanity`).
         margin: score difference that is a tie, None where it was never measured.
+        margin_from: where it was measured, as the tables say it.
+        composed: whether the real pictures are composed anew, or the sets' own ones.
     """
 
     compared: tuple[ImageScore, ...]
     other_seed: tuple[ImageScore, ...]
     sanity: tuple[ImageScore, ...]
     margin: float | None
+    margin_from: str = ON_DEV
+    composed: bool = True
 
 
 def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitResult]) -> Table:
-    """Every metric: a row each, a column for each method, for real pictures, and for wrong subjects."""
+    """Every metric: a row each, a column for each method, for real pictures, and for wrong subjects.
+
+    Args:
+        judged: the scores.
+        methods: the columns.
+        results: units, for the drift of the base model; those that draw at the first seed count, as for the images.
+    """
     rows = image_rows([*judged.compared, *judged.sanity], lambda score, _: score.method)
     columns = [*methods, REAL, WRONG]
     found = [
@@ -45,20 +58,25 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
         for metric in METRICS
         if any(metric in row for row in rows.values())
     ]
-    drift = {method: row for (method, variant), row in drift_rows(results).items() if not variant}
+    whole = [unit for unit in results if unit.key.seed == 0 and unit.key.variant in ("", QUICK)]
+    drift = {method: row for (method, _), row in drift_rows(whole).items()}
     if drift:
         cells = tuple(_mean(drift.get(column)) for column in columns)
         found.append(Row(label="drift of the base model", cells=cells))
     meanings = "; ".join(
         f"{metric}: {METRICS[metric]}" for metric in (row.label for row in found) if metric in METRICS
     )
+    real = (
+        "other pictures composed of the same drawings, judged as if generated"
+        if judged.composed
+        else "the sets' own pictures, judged as if generated, against themselves where a concept is in no other"
+    )
     return Table(
         key="images",
         title="Images",
         note=f"Means with 95 % bootstrap intervals, over nouns for what is a concept's and over scenes for the rest."
-        f" '{REAL}': other pictures composed of the same drawings, judged as if generated, the ceiling; '{WRONG}':"
-        f" the same of another set, the floor. {meanings}. Drift: how much the base model's loss on its own images of"
-        " other nouns rose.",
+        f" '{REAL}': {real}, the ceiling; '{WRONG}': the same of another set, the floor. {meanings}. Drift: how much"
+        " the base model's loss on its own images of other nouns rose.",
         columns=tuple(columns),
         rows=tuple(found),
     )
@@ -132,8 +150,8 @@ def preference_table(judged: Judged, ours: str, baseline: str) -> Table | None:
         title=f"Table 1: forced choice, {ours} against {baseline}",
         note=f"Shares of votes. The {JUDGE} prefers the image with the higher overall score; within the margin, it is"
         f" neutral. The margin, {judged.margin:.4f}, is the median absolute difference between two seeds of {ours}"
-        " on dev. 95 % bootstrap intervals over scenes; p: sign test over scenes' majorities. The paper's rows are"
-        f" people's votes on other pictures, without intervals: {CITATION}.",
+        f" {judged.margin_from}. 95 % bootstrap intervals over scenes; p: sign test over scenes' majorities. The"
+        f" paper's rows are people's votes on other pictures, without intervals: {CITATION}.",
         columns=(baseline, "neutral", ours, "votes", "scenes", "p"),
         rows=tuple(rows),
     )

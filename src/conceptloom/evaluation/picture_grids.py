@@ -331,7 +331,7 @@ def worst_masks_grid(
     }
     tiles: dict[str, list[Tile]] = {"true masks": [], OURS: []}
     by_name = {found.one.name: found for found in results}
-    for place in sorted(means, key=lambda place: means[place])[:count]:
+    for place in sorted(means, key=lambda place: (means[place], place))[:count]:
         found = by_name[place[0]]
         picture = next(picture for picture in found.one.pictures if picture.name == place[1])
         told = ", ".join(f"{name} {mask.score.iou:.2f}" for name, mask in final[place].items())
@@ -357,13 +357,11 @@ def worst_images_grid(
     ]
     by_name = {found.one.name: found for found in results}
     tiles: list[list[Tile]] = [[], []]
-    for score in sorted(ours, key=lambda score: score.overall or 0.0)[:count]:
+    worst = sorted(ours, key=lambda score: (score.overall or 0.0, score.set, score.prompt, score.index))
+    for score in worst[:count]:
         found = by_name[score.set]
-        asked = [
-            name
-            for name in found.one.prompts[score.prompt].asked
-            if found.one.concept(name) in found.one.subjects
-        ]
+        named = found.one.prompts[score.prompt].asked
+        asked = [name for name in named if found.one.concept(name) in found.one.subjects] or named
         shown = found.one.pictures_with(asked[0])[0] if asked else found.one.pictures[0]
         tiles[0].append(album.add(found.frame(shown), _contents(found, shown)))
         caption = f"{found.one.prompts[score.prompt].text}: {score.overall:.2f}"

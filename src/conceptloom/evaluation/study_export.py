@@ -47,20 +47,22 @@ def study_comparisons(
 
 
 def references_of(one: BenchmarkSet, prompt: TestPrompt) -> tuple[Reference, ...]:
-    """For every concept that the prompt names, the first picture that shows it, all else darkened.
+    """For every concept that the prompt names, the first picture with a true mask of it, all else darkened.
 
-    Where there is no true mask the picture is shown as it is.
+    A concept that has none is shown by the first picture that holds it, as it is.
     """
-    found = []
-    for name in prompt.asked:
-        picture = one.pictures_with(name)[0]
-        pixels = picture.pixels
-        if name in picture.masks:
-            pixels = np.where(
-                picture.masks[name][..., None], pixels, np.rint(pixels * UNMARKED).astype(np.uint8)
+    return tuple(Reference(name, one.concept(name).kind, _marked(one, name)) for name in prompt.asked)
+
+
+def _marked(one: BenchmarkSet, name: str) -> npt.NDArray[np.uint8]:
+    pictures = one.pictures_with(name)
+    for picture in pictures:
+        mask = picture.masks.get(name)
+        if mask is not None and mask.any():
+            return np.where(
+                mask[..., None], picture.pixels, np.rint(picture.pixels * UNMARKED).astype(np.uint8)
             )
-        found.append(Reference(name, one.concept(name).kind, pixels))
-    return tuple(found)
+    return pictures[0].pixels
 
 
 def _by_pair(

@@ -10,9 +10,11 @@ import pytest
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, PromptKind, TrueConcept
 from conceptloom.evaluation.forced_choice import Trial, tally
+from conceptloom.evaluation.image_rows import image_rows
 from conceptloom.evaluation.image_sanity import REAL, WRONG
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_tables import (
+    ON_THESE_SETS,
     OTHER_SEED,
     Judged,
     identity_table,
@@ -23,7 +25,8 @@ from conceptloom.evaluation.image_tables import (
     rivals_table,
 )
 from conceptloom.evaluation.image_view import ConceptScore
-from conceptloom.evaluation.report import Measured, Table
+from conceptloom.evaluation.plan import MASKS, QUICK
+from conceptloom.evaluation.report import Measured, Table, measured
 from conceptloom.evaluation.statistics import holm
 from conceptloom.evaluation.units import UnitKey, UnitResult
 from conceptloom.pictures import Picture
@@ -108,6 +111,36 @@ def test_drift_is_told_by_method() -> None:
     )
 
 
+def test_drift_counts_the_runs_that_drew_the_compared_images() -> None:
+    def rose(by: float, seed: int = 0, variant: str = "") -> UnitResult:
+        return UnitResult(UnitKey("a", "paper", seed, variant), (), {}, {}, (0.5, 0.5 + by))
+
+    def drift(*units: UnitResult) -> Any:
+        return cell(
+            metric_table(judged(score("a", 0.4)), ["paper"], units), "drift of the base model", "paper"
+        )
+
+    assert drift(rose(0.25), rose(0.5, 1), rose(0.5, 0, MASKS)) == 0.25
+    assert drift(rose(0.25, 0, QUICK)) == 0.25
+
+
+def test_cells_are_the_rows_means_with_their_intervals() -> None:
+    scores = [score(scene, value, subjects={"cat": value / 2}) for scene, value in (("a", 0.2), ("b", 0.8))]
+    rows = image_rows(scores, lambda score, _: score.method)["paper"]
+    table = metric_table(judged(*scores), ["paper"], [])
+    assert [row.label for row in table.rows] == list(rows)
+    assert [row.cells[0] for row in table.rows] == [measured(row.mean) for row in rows.values()]
+    assert measured(rows["overall"].mean) == Measured(value=0.5, low=0.2, high=0.8)
+
+
+@pytest.mark.parametrize(
+    ("composed", "told"), [(True, "composed of the same drawings"), (False, "the sets' own pictures")]
+)
+def test_the_note_says_what_the_real_pictures_are(composed: bool, told: str) -> None:
+    found = replace(judged(score("a", 0.4)), composed=composed)
+    assert told in metric_table(found, ["paper"], []).note
+
+
 def test_identity_is_split_by_what_is_learned() -> None:
     blank = np.zeros((4, 4, 3), np.uint8)
     one = BenchmarkSet("a", (Picture("p", None, blank),), (CAT, YETI), {"p": ("cat", "yeti")}, (), "photo")
@@ -146,6 +179,43 @@ def test_votes_at_half_once_and_twice_the_margin() -> None:
     assert cell(table, "automatic judge, 1 x margin, decided votes", "votes") == 2
 
 
+def test_where_every_vote_is_a_tie_no_share_of_decided_votes_is_told() -> None:
+    table = preference_table(judged(*duel(0.55, 0.5)), "paper", "fixed")
+    label = "automatic judge, 2 x margin, decided votes"
+    assert [cell(table, label, column) for column in ("fixed", "paper", "votes", "p")] == [None, None, 0, 1]
+
+
+def test_without_a_margin_there_is_no_table_one_even_of_two_methods() -> None:
+    pair = duel(0.9, 0.1)
+    assert preference_table(judged(*pair), "paper", "fixed") is not None
+    assert preference_table(judged(*pair, margin=None), "paper", "fixed") is None
+    assert rivals_table(judged(*pair, margin=None), "paper", ["paper", "fixed"]) is None
+
+
+def test_the_note_says_where_the_margin_was_measured() -> None:
+    found = judged(*duel(0.9, 0.1))
+    for place, told in ((found, "on dev."), (replace(found, margin_from=ON_THESE_SETS), f"{ON_THESE_SETS}.")):
+        table = preference_table(place, "paper", "fixed")
+        assert table is not None
+        assert f"0.1000, is the median absolute difference between two seeds of paper {told}" in table.note
+
+
+def test_the_papers_shares_are_those_of_its_table_one() -> None:
+    table = preference_table(judged(*duel(0.9, 0.1)), "paper", "fixed")
+    assert table is not None
+    shares = {row.label: row.cells[:3] for row in table.rows if row.label.startswith("the paper")}
+    assert {
+        label: [round(100 * entry.value, 2) for entry in cells if isinstance(entry, Measured) and entry.value]
+        for label, cells in shares.items()
+    } == {
+        "the paper, Random: 11 people": [10.92, 17.29, 71.8],
+        "the paper, Random: 11 people, decided votes": [13.2, 86.8],
+        "the paper, MSCOCO: 17 people": [21.87, 18.69, 59.44],
+        "the paper, MSCOCO: 17 people, decided votes": [26.9, 73.1],
+    }
+    assert all(cells[1] is None for label, cells in shares.items() if label.endswith("decided votes"))
+
+
 def test_the_papers_rows_stand_beside_with_its_voters_and_their_decided_votes() -> None:
     table = preference_table(judged(*duel(0.9, 0.1)), "paper", "fixed")
     assert cell(table, "the paper, Random: 11 people", "paper") == pytest.approx(0.718)
@@ -169,6 +239,21 @@ def test_our_method_against_itself_with_planted_symmetric_scores_has_even_odds()
     table = rivals_table(judged(*ours, other=again), "paper", ["paper"])
     assert cell(table, OTHER_SEED, "rival") == cell(table, OTHER_SEED, "paper")
     assert cell(table, OTHER_SEED, "p") == 1
+
+
+def test_exchanging_the_seeds_of_our_method_exchanges_the_odds_and_leaves_p() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (
+        [score(f"s{i}", value, seed=seed) for i, value in enumerate(rng.random(40).tolist())]
+        for seed in (0, 1)
+    )
+    table, turned = (
+        rivals_table(judged(*mine, other=tuple(again)), "paper", ["paper"])
+        for mine, again in ((first, second), (second, first))
+    )
+    for column, other in (("paper", "rival"), ("rival", "paper"), ("neutral", "neutral"), ("p", "p")):
+        assert cell(table, OTHER_SEED, column) == cell(turned, OTHER_SEED, other)
+    assert cell(table, OTHER_SEED, "p") > 0.05
 
 
 def test_p_values_of_several_rivals_are_corrected_by_holm() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.mask_metrics import MaskScore
 from conceptloom.evaluation.mask_scores import ScoredMask
 from conceptloom.evaluation.methods import MethodName
@@ -24,6 +25,7 @@ from conceptloom.evaluation.picture_grids import (
     seeds_grids,
     seven_rows_grid,
     two_pictures_grid,
+    worst_images_grid,
     worst_masks_grid,
 )
 from conceptloom.evaluation.report import Grid, Tile
@@ -172,6 +174,86 @@ def test_the_worst_masks_come_first() -> None:
     grid = worst_masks_grid(results(), Album(), scored, count=2)
     assert grid is not None
     assert [tile.caption for tile in grid.rows[0].tiles] == ["dev-004-a", "dev-001-a"]
+
+
+def score(
+    scene: str,
+    overall: float | None,
+    prompt: int = 1,
+    index: int = 0,
+    method: MethodName = "paper",
+    seed: int = 0,
+) -> ImageScore:
+    return ImageScore(
+        set=scene,
+        method=method,
+        variant="",
+        seed=seed,
+        prompt=prompt,
+        kind="context",
+        index=index,
+        is_single=False,
+        concepts=(),
+        known={},
+        relation=None,
+        place=None,
+        place_right=None,
+        place_likeness=None,
+        mixing=None,
+        mixing_released=None,
+        composition=None,
+        text=None,
+        distance=None,
+        memorisation=0.1,
+        overall=overall,
+    )
+
+
+def test_the_worst_images_come_first_under_what_was_asked_and_how_they_score() -> None:
+    album = Album()
+    scores = [score("dev-000", 0.6), score("dev-001", 0.125, 2), score("dev-004", 0.25, 0, 1)]
+    grid = worst_images_grid(results(), album, scores, count=2)
+    assert grid is not None
+    asked = benchmark().sets[1].prompts[2], benchmark().sets[4].prompts[0]
+    captions = [tile.caption for tile in grid.rows[1].tiles]
+    assert captions == [f"{asked[0].text}: 0.12", f"{asked[1].text}: 0.25"]
+    assert near(pixels(grid, album, 1, 0), colour("paper", 2, 0))
+    assert near(pixels(grid, album, 1, 1), colour("paper", 0, 1))
+
+
+def test_a_bad_image_stands_under_a_picture_of_its_first_subject_or_else_of_its_place() -> None:
+    found = results()[2]
+    first, second = found.one.pictures
+    named = {0: "hospital", 7: "motorcycle", 8: "hospital", 13: "place"}
+    for number, shown in ((0, first), (7, second), (8, first), (13, second)):
+        assert named[number] == found.one.prompts[number].asked[0]
+        album = Album()
+        grid = worst_images_grid(results(), album, [score("dev-002", 0.1, number)])
+        assert grid is not None
+        assert grid.rows[0].tiles[0].picture == album.add(found.frame(shown)).picture
+
+
+def test_only_judged_images_of_our_method_at_the_first_seed_are_failures() -> None:
+    others = [
+        score("dev-000", None),
+        score("dev-000", 0.1, method="fixed"),
+        score("dev-000", 0.1, seed=1),
+    ]
+    assert worst_images_grid(results(), Album(), others) is None
+    grid = worst_images_grid(results(), Album(), [*others, score("dev-000", 0.9)])
+    assert grid is not None
+    assert [tile.caption.rpartition(" ")[2] for tile in grid.rows[1].tiles] == ["0.90"]
+
+
+def test_no_more_failures_are_shown_than_asked_for_and_those_of_one_score_in_the_sets_order() -> None:
+    scores = [score(one.name, 0.5, number) for one in benchmark().sets for number in (1, 0)]
+    grid, again = (worst_images_grid(results(), Album(), some, count=3) for some in (scores, scores[::-1]))
+    assert grid == again
+    assert grid is not None
+    assert [len(row.tiles) for row in grid.rows] == [3, 3]
+    texts = [tile.caption.rpartition(":")[0] for tile in grid.rows[1].tiles]
+    first, second = benchmark().sets[:2]
+    assert texts == [first.prompts[0].text, first.prompts[1].text, second.prompts[0].text]
 
 
 def test_the_strip_has_attention_threshold_and_crf_for_every_concept() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from conceptloom.errors import ConfigError
-from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt
+from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt, TrueConcept
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.protocols import COCO, RANDOM
@@ -19,7 +22,7 @@ BENCHMARK = builtin_benchmark("dev", 3, side_px=32)
 
 
 def colour(method: str, prompt: int, index: int) -> npt.NDArray[np.uint8]:
-    return np.full((8, 8, 3), (len(method), prompt, index), np.uint8)
+    return np.full((8, 8, 3), (200 if method == "paper" else 40, prompt, index), np.uint8)
 
 
 def unit(
@@ -56,6 +59,28 @@ def test_coco_counts_prompts_by_concept() -> None:
     assert subjects == {one.prompts[number].asked[0] for number in (0, 1)}
 
 
+def test_a_population_has_the_protocols_prompts_and_images_and_follows_from_its_seed() -> None:
+    small = replace(RANDOM, prompts_per_set=4, images_per_prompt=3)
+    many = tuple(range(5))
+    ours, theirs = ([unit(one, method, many, 5) for one in BENCHMARK.sets] for method in ("paper", "fixed"))
+    populations = [
+        [c.pair for c in study_comparisons(BENCHMARK, ours[::order], theirs, small, seed)]
+        for seed, order in ((0, 1), (0, -1), (1, 1))
+    ]
+    prompts = Counter((pair.scene, pair.prompt) for pair in populations[0])
+    assert list(prompts.values()) == [3] * 4
+    assert populations[0] == populations[1]
+    assert populations[0] != populations[2]
+
+
+def test_every_concept_of_a_comparisons_prompt_has_a_reference() -> None:
+    for found in study_comparisons(BENCHMARK, units("paper"), units("fixed"), RANDOM, 0):
+        one = next(one for one in BENCHMARK.sets if one.name == found.pair.scene)
+        prompt = next(prompt for prompt in one.prompts if prompt.text == found.pair.prompt)
+        told = [(reference.name, reference.kind) for reference in found.references]
+        assert told == [(name, one.concept(name).kind) for name in prompt.asked]
+
+
 def test_an_image_without_a_counterpart_is_refused() -> None:
     with pytest.raises(ConfigError, match="no counterpart"):
         study_comparisons(BENCHMARK, units("paper"), units("fixed")[1:], RANDOM, 0)
@@ -78,3 +103,17 @@ def test_a_reference_without_a_true_mask_is_the_picture() -> None:
     name = one.subjects[0].name
     (reference,) = references_of(unmarked, TestPrompt(f"a <{name}>", "context", (name,)))
     np.testing.assert_array_equal(reference.pixels, one.pictures[0].pixels)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_picture_with_a_true_mask_goes_before_one_without(empty: bool) -> None:
+    cat = TrueConcept("cat", "cat", "subject", "cat", None, "instance", "animal")
+    dark, light = (np.full((4, 4, 3), grey, np.uint8) for grey in (40, 200))
+    mask = np.zeros((4, 4), np.bool_)
+    first = Picture("first", None, dark, {"cat": mask} if empty else {})
+    second = Picture("second", None, light, {"cat": ~mask})
+    one = BenchmarkSet(
+        "one", (first, second), (cat,), dict.fromkeys(("first", "second"), ("cat",)), (), "none"
+    )
+    (reference,) = references_of(one, TestPrompt("a <cat>", "context", ("cat",)))
+    np.testing.assert_array_equal(reference.pixels, light)

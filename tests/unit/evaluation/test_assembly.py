@@ -1,0 +1,397 @@
+"""A report from units made by hand: which tables, curves and grids it holds, in which order, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from conceptloom.backbone import Backbone
+from conceptloom.evaluation.assembly import (
+    Findings,
+    build_report,
+    cost_table,
+    image_tables,
+    parts_report_table,
+    set_results,
+)
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.image_scores import ImageScore
+from conceptloom.evaluation.image_tables import OTHER_SEED, Judged
+from conceptloom.evaluation.methods import MethodName
+from conceptloom.evaluation.parts import PartRow
+from conceptloom.evaluation.plan import MASKS, QUICK, SMOKE, Size
+from conceptloom.evaluation.report import Measured, Report, Table, load_report, save_report
+from conceptloom.evaluation.statistics import Interval
+from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
+from conceptloom.pictures import square_frame_mask
+
+SIDE = 64
+"""Of the tiny base model's pictures."""
+SIZE = Size(sets=3, seeds=1, image_sets=3, margin_sets=0, prompts=2, images=1, shown=2)
+METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper")
+OVERALL: Mapping[str, float] = {"gt": 0.9, "fixed": 0.4, "paper": 0.7, "words": 0.1}
+FACTS = {"Base model": "tiny", "Judge": "planted"}
+
+
+@cache
+def benchmark() -> Benchmark:
+    """Two subjects on a photograph, one on a pattern, and a set of two pictures."""
+    return builtin_benchmark("dev", 3, side_px=SIDE)
+
+
+def colour(method: MethodName, prompt: int, index: int) -> npt.NDArray[np.uint8]:
+    return np.full((SIDE, SIDE, 3), (60 * METHODS.index(method), 10 * prompt, 40 * index), np.uint8)
+
+
+def half(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Every other row of them: half of the true pixels, and none that is wrong."""
+    cut = masks.copy()
+    cut[:, ::2] = False
+    return cut
+
+
+@cache
+def unit(one: BenchmarkSet, method: MethodName, seed: int = 0, variant: str = "") -> UnitResult:
+    """True masks by `gt` and, in the end, by `paper`; every other row by `fixed` and, at first, by `paper`."""
+    records = []
+    for step in (0,) if method in ("gt", "fixed") else (0, 20):
+        for picture in one.pictures:
+            names = one.contains[picture.name]
+            truth = np.stack([square_frame_mask(picture.masks[name], SIDE) for name in names])
+            masks = truth if method == "gt" or step else half(truth)
+            maps = np.rint(255 * masks[:, ::8, ::8]).astype(np.uint8)
+            records.append(MaskRecord(step, picture.name, names, masks, maps, (), ()))
+    drawn = [0, 1, *range(len(one.prompts), len(one.prompts) + len(one.shown))]
+    images = {(prompt, index): colour(method, prompt, index) for prompt in drawn for index in range(2)}
+    seconds = {"learn": 3000.0, "draw": 600.0}
+    if variant == MASKS:
+        images, seconds = {}, {"learn": 3000.0, "draw": 0.0}
+    return UnitResult(
+        UnitKey(one.name, method, seed, variant), tuple(records), images, seconds, None, {"tau": 0.35}
+    )
+
+
+def units(methods: Sequence[MethodName] = METHODS, variant: str = "") -> tuple[UnitResult, ...]:
+    return tuple(unit(one, method, 0, variant) for one in benchmark().sets for method in methods)
+
+
+def score(
+    scene: str, method: str, prompt: int = 0, overall: float | None = None, seed: int = 0
+) -> ImageScore:
+    return ImageScore(
+        set=scene,
+        method=method,
+        variant="",
+        seed=seed,
+        prompt=prompt,
+        kind="context",
+        index=0,
+        is_single=False,
+        concepts=(),
+        known={},
+        relation=None,
+        place=None,
+        place_right=None,
+        place_likeness=None,
+        mixing=None,
+        mixing_released=None,
+        composition=None,
+        text=None,
+        distance=None,
+        memorisation=0.1,
+        overall=OVERALL[method] if overall is None else overall,
+    )
+
+
+def judged(methods: Sequence[str] = METHODS, margin: float | None = 0.1) -> Judged:
+    """Scores that say gt > paper > fixed of every image, and the same of `paper`'s other seed."""
+    scenes = [one.name for one in benchmark().sets]
+    compared = tuple(
+        score(scene, method, prompt) for scene in scenes for method in methods for prompt in (0, 1)
+    )
+    again = tuple(replace(one, seed=1) for one in compared if one.method == "paper")
+    return Judged(compared, again, (), margin)
+
+
+def findings(**changes: object) -> Findings:
+    given = Findings(benchmark(), METHODS, SIZE, units())
+    return replace(given, **changes)  # type: ignore[arg-type]
+
+
+def keys(tables: Sequence[Table]) -> list[str]:
+    return [table.key for table in tables]
+
+
+def named(tables: Sequence[Table], key: str) -> Table:
+    return next(table for table in tables if table.key == key)
+
+
+def cell(table: Table, label: str, column: str) -> object:
+    row = next(row for row in table.rows if row.label == label)
+    found = row.cells[table.columns.index(column)]
+    return found.value if isinstance(found, Measured) else found
+
+
+@pytest.fixture(scope="module")
+def bare(tiny_backbone: Backbone) -> Report:
+    """What nobody judged."""
+    return build_report(findings(), tiny_backbone, FACTS)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_backbone: Backbone) -> Report:
+    """What somebody judged."""
+    return build_report(findings(judged=judged()), tiny_backbone, FACTS)
+
+
+# Tables of images
+
+
+def test_without_a_judge_there_is_no_table_of_images() -> None:
+    assert image_tables(findings()) == ()
+
+
+def test_without_an_image_there_is_no_table_of_images() -> None:
+    assert image_tables(findings(judged=Judged((), (), (), 0.1))) == ()
+
+
+def test_forced_choice_comes_before_the_metrics() -> None:
+    found = image_tables(findings(judged=judged()))
+    assert keys(found) == ["table-1", "rivals", "images", "identity-split", "prompt-kinds"]
+
+
+def test_without_a_margin_nothing_is_chosen() -> None:
+    found = image_tables(findings(judged=judged(margin=None)))
+    assert keys(found) == ["images", "identity-split", "prompt-kinds"]
+
+
+def test_without_the_baseline_our_method_still_meets_the_others_and_itself() -> None:
+    found = image_tables(findings(methods=("gt", "paper"), judged=judged(("gt", "paper"))))
+    assert keys(found)[0] == "rivals"
+    assert [row.label for row in found[0].rows] == ["gt", OTHER_SEED]
+
+
+def test_without_our_method_nothing_is_chosen() -> None:
+    found = image_tables(findings(methods=("gt", "fixed"), judged=judged(("gt", "fixed"))))
+    assert keys(found) == ["images", "identity-split", "prompt-kinds"]
+
+
+def test_methods_stand_in_the_order_asked_for_and_without_those_that_drew_nothing() -> None:
+    asked = findings(methods=("words", "paper", "inversion", "gt"), judged=judged(("gt", "paper", "words")))
+    assert named(image_tables(asked), "prompt-kinds").columns == ("words", "paper", "gt")
+
+
+def test_planted_scores_come_back_as_means_and_votes() -> None:
+    found = image_tables(findings(judged=judged()))
+    for method in METHODS:
+        assert cell(named(found, "images"), "overall", method) == pytest.approx(OVERALL[method])
+    assert cell(named(found, "table-1"), "automatic judge, 1 x margin", "paper") == 1
+    assert cell(named(found, "rivals"), "gt", "rival") == 1
+    assert cell(named(found, "rivals"), OTHER_SEED, "neutral") == 1
+
+
+# Table "Parts"
+
+PAPER = PartRow(
+    name="paper",
+    title="paper",
+    subjects=Interval(0.8, 0.7, 0.9),
+    places=Interval(0.6, 0.5, 0.7),
+    subjects_change=None,
+    places_change=None,
+    subject_masks=4,
+    place_masks=2,
+    scenes=2,
+    updates=100,
+    rescues=3,
+    collapsed=1,
+    seconds=1234.6,
+    stages=4,
+    images={"identity": Interval(0.5, 0.4, 0.6)},
+)
+NO_CRF = replace(
+    PAPER,
+    name="no-crf",
+    title="no CRF",
+    subjects_change=Interval(-0.2, -0.3, -0.1),
+    places=None,
+    stages=3,
+    images={},
+)
+
+
+def test_a_row_of_the_parts_holds_its_numbers_under_their_heads() -> None:
+    table = parts_report_table([PAPER, NO_CRF])
+    told = {
+        "subjects": 0.8,
+        "less paper": -0.2,
+        "backgrounds": None,
+        "refused": 3,
+        "of": 100,
+        "collapsed": 1,
+        "scenes": 2,
+        "seconds": 1235,
+        "stages": 3,
+    }
+    assert {column: cell(table, "no CRF", column) for column in told} == told
+
+
+def test_differences_to_paper_stand_behind_what_they_are_of() -> None:
+    table = parts_report_table([replace(NO_CRF, places_change=Interval(0.1, 0.0, 0.2))])
+    changes = [
+        found
+        for column, found in zip(table.columns, table.rows[0].cells, strict=True)
+        if column == "less paper"
+    ]
+    assert changes == [Measured(value=-0.2, low=-0.3, high=-0.1), Measured(value=0.1, low=0.0, high=0.2)]
+
+
+def test_image_columns_are_those_that_some_part_has() -> None:
+    assert parts_report_table([NO_CRF]).columns[-1] == "stages"
+    table = parts_report_table([NO_CRF, PAPER])
+    assert table.columns[-1] == "identity"
+    assert cell(table, "no CRF", "identity") is None
+    assert table.rows[1].cells[-1] == Measured(value=0.5, low=0.4, high=0.6)
+
+
+# Units by set
+
+
+def test_sets_stand_in_the_benchmarks_order_with_the_first_seed_of_each_method() -> None:
+    one, other, missing = benchmark().sets
+    results = (unit(other, "paper"), unit(one, "paper", 1), unit(one, "fixed"), unit(missing, "paper", 1))
+    found = set_results(findings(results=results), SIDE)
+    assert [(each.one.name, sorted(each.units)) for each in found] == [
+        (one.name, ["fixed"]),
+        (other.name, ["paper"]),
+    ]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_unit_that_drew_images_goes_before_one_that_did_not(order: int) -> None:
+    one = benchmark().sets[0]
+    results = (unit(one, "paper", 0, MASKS), unit(one, "paper"))[::order]
+    (found,) = set_results(findings(results=results), SIDE)
+    assert found.units["paper"].key.variant == ""
+
+
+# Cost
+
+
+def test_cost_is_the_mean_of_a_unit_and_the_sum_of_all() -> None:
+    table = cost_table(findings())
+    row = next(row for row in table.rows if row.label == "paper: learn and draw")
+    images = sum(len(one.images) for one in units(("paper",)))
+    assert row.cells == (3, 3000, 600, images, "3.00")
+
+
+def test_units_that_only_learned_masks_and_smoke_runs_stand_apart() -> None:
+    results = (*units(("paper",)), *units(("fixed",), MASKS), *units(("gt",), QUICK))
+    table = cost_table(findings(results=results))
+    assert [row.label for row in table.rows] == [
+        "gt: smoke run",
+        "fixed: masks only",
+        "paper: learn and draw",
+    ]
+    assert cell(table, "fixed: masks only", "images") == 0
+    assert cell(table, "fixed: masks only", "hours in all") == "2.50"
+
+
+# The report
+
+
+def test_a_report_without_a_judge_holds_masks_pictures_and_cost(bare: Report) -> None:
+    assert keys(bare.tables) == ["masks", "mask-changes", "masks-split", "mask-failures", "cost"]
+    assert [curves.key for curves in bare.curves] == ["figure-3"]
+    assert bare.kind == "evidence"
+
+
+def test_a_judge_adds_tables_of_images_and_the_worst_of_them(bare: Report, whole: Report) -> None:
+    added = [table.key for table in whole.tables if table.key not in keys(bare.tables)]
+    assert added == keys(image_tables(findings(judged=judged())))
+    grids = [grid.key for grid in bare.grids]
+    assert [grid.key for grid in whole.grids if grid.key not in grids] == ["worst-images"]
+
+
+def test_figures_stand_in_the_papers_order(bare: Report) -> None:
+    figures = [grid.key for grid in bare.grids if grid.key.startswith("figure-")]
+    assert figures[:4] == ["figure-1", "figure-2", "figure-4", "figure-5"]
+    assert figures == sorted(figures)
+
+
+def test_without_sets_of_two_pictures_the_strip_comes_first(tiny_backbone: Backbone) -> None:
+    alone = tuple(one for one in units() if one.key.set != "dev-002")
+    report = build_report(findings(results=alone), tiny_backbone, FACTS)
+    assert [grid.key for grid in report.grids][:2] == ["figure-2", "figure-4"]
+
+
+def test_masks_are_scored_from_the_units(bare: Report) -> None:
+    table = named(bare.tables, "masks")
+    assert cell(table, "subjects: paper", "IoU") == 1.0
+    assert cell(table, "subjects: fixed", "IoU") == pytest.approx(0.5, abs=0.05)
+
+
+def test_true_masks_are_not_scored_against_themselves(bare: Report) -> None:
+    assert not [row.label for row in named(bare.tables, "masks").rows if row.label.endswith(": gt")]
+
+
+def test_masks_that_are_found_once_are_a_flat_line_and_others_a_curve(bare: Report) -> None:
+    lines = {line.label: line for line in bare.curves[0].panels[0].lines}
+    assert [line.label for line in bare.curves[0].panels[0].lines] == ["paper", "fixed", "oracle"]
+    assert lines["paper"].mean == pytest.approx((lines["fixed"].mean[0], 1.0))
+    assert lines["fixed"].is_flat
+    assert lines["oracle"].is_flat
+
+
+def test_methods_without_masks_alone_leave_no_table_and_no_curve_of_masks(tiny_backbone: Backbone) -> None:
+    words = tuple(
+        UnitResult(
+            UnitKey(one.name, "words", 0), (), {(0, 0): colour("gt", 0, 0)}, {"learn": 0.0, "draw": 1.0}
+        )
+        for one in benchmark().sets
+    )
+    report = build_report(findings(methods=("words",), results=words), tiny_backbone, FACTS)
+    assert keys(report.tables) == ["cost"]
+    assert report.curves == ()
+
+
+def test_parts_stand_before_the_cost(tiny_backbone: Backbone) -> None:
+    report = build_report(findings(parts=(PAPER, NO_CRF)), tiny_backbone, FACTS)
+    assert keys(report.tables)[-2:] == ["parts", "cost"]
+
+
+def test_facts_are_kept_and_the_work_is_added(bare: Report) -> None:
+    images = sum(len(one.images) for one in units())
+    assert bare.facts == {**FACTS, "Work": f"9 units, {images} images, 9.0 worker hours"}
+
+
+def test_a_smoke_run_is_marked(tiny_backbone: Backbone) -> None:
+    results = units(("paper",), QUICK)
+    report = build_report(findings(methods=("paper",), size=SMOKE, results=results), tiny_backbone, FACTS)
+    assert report.kind == "smoke"
+
+
+def test_every_picture_of_every_grid_is_in_the_report_and_no_other(whole: Report) -> None:
+    shown = {tile.picture for grid in whole.grids for row in grid.rows for tile in row.tiles}
+    assert shown - {None} == set(whole.pictures)
+
+
+def test_a_report_that_is_built_twice_is_the_same(whole: Report, tiny_backbone: Backbone) -> None:
+    assert build_report(findings(judged=judged()), tiny_backbone, FACTS) == whole
+
+
+def test_the_order_of_the_units_does_not_change_the_report(whole: Report, tiny_backbone: Backbone) -> None:
+    backwards = findings(judged=judged(), results=units()[::-1])
+    assert build_report(backwards, tiny_backbone, FACTS) == whole
+
+
+def test_a_report_comes_back_from_its_file(whole: Report, tmp_path: Path) -> None:
+    save_report(whole, tmp_path / "report.json")
+    assert load_report(tmp_path / "report.json") == whole
