@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from conceptloom.cli import build_app
 from conceptloom.cli.evaluate import TEST_LOG, command_line
-from conceptloom.errors import ConfigError, RunError
-from conceptloom.evaluation.api import EvaluationJob, prepare_evaluation
+from conceptloom.errors import ConfigError, DataError, RunError
+from conceptloom.evaluation.api import EvaluationJob, JudgeChoice, prepare_evaluation
 from conceptloom.evaluation.plan import Task
 from conceptloom.evaluation.report import load_report, save_report
 from conceptloom.evaluation.runner import BaseModel
@@ -188,6 +188,14 @@ def test_a_folder_of_other_files_is_refused(job: Callable[..., EvaluationJob], t
     (tmp_path / "out" / "holiday.png").touch()
     with pytest.raises(RunError, match="holds no evaluation"):
         job()
+
+
+def test_sets_of_the_same_things_are_refused_before_a_judge_would_need_others(
+    job: Callable[..., EvaluationJob], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="shares a subject with every other"):
+        job(judge=JudgeChoice("examiner"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

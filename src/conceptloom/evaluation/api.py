@@ -27,6 +27,7 @@ from conceptloom.evaluation.image_findings import (
     parts_images,
     set_up_judge,
 )
+from conceptloom.evaluation.image_sanity import stranger
 from conceptloom.evaluation.image_tables import Judged
 from conceptloom.evaluation.methods import METHODS, MethodName, method_config
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
@@ -160,7 +161,8 @@ class EvaluationJob:
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
         return {
             "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {size.sets} sets, masks over"
-            f" {size.seeds} seeds, images of {size.image_sets} sets x {size.prompts} prompts x {size.images}",
+            f" {size.seeds} seed{'s' * (size.seeds > 1)}, images of"
+            f" {size.image_sets} sets x {size.prompts} prompts x {size.images}",
             "Base model": f"{self.backbone.version or self.backbone.name}, {self.backbone.fingerprint[:12]}",
             "Judge": judge,
             "Machine": machine(),
@@ -236,6 +238,9 @@ def prepare_evaluation(
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
     if judge is None and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
+    if judge is not None:
+        for position in range(size.image_sets):  # refused now, not when the report is built
+            stranger(sets.sets[: size.image_sets], position)
     job = EvaluationJob(
         sets,
         chosen,

@@ -90,10 +90,22 @@ def sanity_scores(
             known = found[one.name] if name is None else references(one, judge.features, without=name)
             pictures = {place: pixels for place, pixels in own.pictures.items() if place[0] == number}
             scores += score_pictures(one, pictures, own.prompts, known, judge, REAL)
-        other = answers[_stranger(benchmark.sets, position).name]
+        other = answers[stranger(benchmark.sets, position).name]
         wrong = {place: pixels for place, pixels in other.pictures.items() if place in own.pictures}
         scores += score_pictures(one, wrong, own.prompts, found[one.name], judge, WRONG)
     return scores
+
+
+def stranger(sets: Sequence[BenchmarkSet], position: int) -> BenchmarkSet:
+    """The set whose pictures are wrong subjects for the one at `position`; see `sanity_scores`."""
+    one = sets[position]
+    others = [sets[(position + step) % len(sets)] for step in range(1, len(sets))]
+    subjects = {concept.noun for concept in one.subjects}
+    for shares in (set(one.nouns), subjects):
+        for other in others:
+            if shares.isdisjoint(other.nouns):
+                return other
+    raise DataError(f"set '{one.name}' shares a subject with every other: give sets of different things")
 
 
 def sanity_rows(scores: Sequence[ImageScore]) -> dict[str, tuple[MetricRow | None, MetricRow | None]]:
@@ -145,14 +157,3 @@ def _describing(one: BenchmarkSet, picture: str) -> TestPrompt:
     spoken = [" and ".join(f"a <{name}>" for name in names) for names in (subjects, places) if names]
     text = f"a photo of {' on '.join(spoken)}"
     return TestPrompt(text, "context", (*subjects, *places), places[0] if places else None)
-
-
-def _stranger(sets: Sequence[BenchmarkSet], position: int) -> BenchmarkSet:
-    one = sets[position]
-    others = [sets[(position + step) % len(sets)] for step in range(1, len(sets))]
-    subjects = {concept.noun for concept in one.subjects}
-    for shares in (set(one.nouns), subjects):
-        for other in others:
-            if shares.isdisjoint(other.nouns):
-                return other
-    raise DataError(f"set '{one.name}' shares a subject with every other: give sets of different things")
