@@ -59,6 +59,7 @@ sprites: $(TRAIN_STAMP)
 	$(BIN)/conceptloom basemodel sprites --ship-to src/conceptloom/data
 
 figures: $(EVALUATE_STAMP)
+	@ls docs/evidence/*/report.json > /dev/null 2>&1 || { echo "docs/evidence holds no report yet: make evidence writes one"; exit 1; }
 	for report in docs/evidence/*/report.json; do \
 		$(BIN)/conceptloom evaluate --redraw --out "$$(dirname "$$report")" || exit 1; \
 	done

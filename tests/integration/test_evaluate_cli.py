@@ -243,3 +243,19 @@ def test_a_command_is_told_without_the_machines_folders(monkeypatch: pytest.Monk
     typed = ["/opt/bin/conceptloom", "evaluate", "--out", "/home/someone/runs/dev", "--split", "test"]
     monkeypatch.setattr("sys.argv", typed)
     assert command_line() == "conceptloom evaluate --out dev --split test"
+    monkeypatch.setattr("sys.argv", ["conceptloom", "evaluate", "--out=/home/someone/runs/dev"])
+    assert command_line() == "conceptloom evaluate --out=dev"
+
+
+def test_a_judge_that_cannot_be_loaded_is_refused_before_the_hours(
+    job: Callable[..., EvaluationJob], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="name the local folder"):
+        job(judge=JudgeChoice("clip"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judges_folder_without_its_name_is_refused(invoke: Callable[..., Result], tmp_path: Path) -> None:
+    result = invoke("--judge-folder", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "say which with --judge" in result.stderr

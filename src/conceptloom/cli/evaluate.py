@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptloom.cli.learn import DeviceChoice, DtypeChoice, duration
+from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
     from conceptloom.evaluation.api import EvaluationJob
@@ -131,6 +132,8 @@ def evaluate(
         for path in draw_report(load_report(out / NAME), out):
             typer.echo(path)
         return
+    if judge_folder is not None and judge is None:
+        raise ConfigError("--judge-folder is of no judge: say which with --judge clip, dinov2 or siglip")
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     job = prepare_evaluation(
         benchmark.value,
@@ -179,8 +182,12 @@ def write_down(job: EvaluationJob) -> Path:
 
 def command_line() -> str:
     """The command as it was typed, by the program's plain name; of absolute paths only the last part."""
-    told = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["conceptloom", *told])
+    return shlex.join(["conceptloom", *map(_without_folders, sys.argv[1:])])
+
+
+def _without_folders(word: str) -> str:
+    option, equals, path = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(path).name if Path(path).is_absolute() else path)
 
 
 def _run(job: EvaluationJob, workers: int) -> None:

@@ -39,6 +39,7 @@ from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, ru
 from conceptloom.evaluation.study_bundle import export_study_bundle
 from conceptloom.evaluation.study_export import study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
+from conceptloom.judges.features import load_feature_judge
 from conceptloom.runs import provenance, write_json_atomic
 
 BenchmarkName = Literal["builtin", "coco", "folder"]
@@ -239,7 +240,9 @@ def prepare_evaluation(
     if judge is None and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
     if judge is not None:
-        for position in range(size.image_sets):  # refused now, not when the report is built
+        # What cannot be judged is refused now, not when the report is built.
+        load_feature_judge(judge.name, judge.folder)
+        for position in range(size.image_sets):
             stranger(sets.sets[: size.image_sets], position)
     job = EvaluationJob(
         sets,
