@@ -2,8 +2,8 @@
 
     python benchmarks/mask_iou.py --scenes 40 --literal-scenes 6 --log RESULTS.jsonl [--set KEY=JSON ...]
 
-`oracle` sends the true masks through the latent grid, the enlargement, the threshold at one half and the CRF.
-`trivial` is the whole picture for a background and a centred disc of the median subject area for a subject.
+`oracle` and `trivial` are an evaluation's own (`conceptloom.evaluation.mask_references`): true masks through the latent
+grid and the CRF; the whole picture for a background, a centred disc of the other scenes' median area for a subject.
 Stage 4 is left out: it freezes the masks. An interrupted run goes on where it was.
 """
 
@@ -13,19 +13,21 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from dev_scenes import ConceptScene, ResultLog, bootstrap, fresh_folder, two_subject_scene
-from numpy.typing import NDArray
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TrueConcept
+from conceptloom.evaluation.mask_references import ORACLE, TRIVIAL, reference_masks
 from conceptloom.learning import CRFSettings, MasksUpdated, build_request, resolve_config, run
-from conceptloom.masks import DenseCRF, area_to_grid, iou, update_masks
+from conceptloom.masks import iou
 
-DISC_AREA = 0.09
+REFERENCES = (ORACLE, TRIVIAL)
 
 
 def learned_masks(
@@ -50,19 +52,44 @@ def learned_masks(
     }
 
 
-def oracle_masks(backbone: Backbone, scene: ConceptScene, settings: CRFSettings) -> NDArray[np.bool_]:
-    """True masks through the latent grid and back."""
-    grid = area_to_grid(scene.masks, backbone.latent_shape[1:])
-    crf = DenseCRF(scene.picture.pixels, settings.crf_config())
-    return update_masks(grid, crf, 0.5, None, True).masks
+def add_references(
+    backbone: Backbone, scenes: Sequence[ConceptScene], settings: CRFSettings, log: ResultLog
+) -> None:
+    """The rows `oracle` and `trivial` of every scene, as an evaluation makes them."""
+    ious: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    latent = (backbone.latent_shape[1], backbone.latent_shape[2])
+    for mask in reference_masks(as_benchmark(scenes), backbone.size, latent, settings.crf_config()):
+        ious[mask.method, mask.set][mask.concept.name] = mask.score.iou
+    for index, scene in enumerate(scenes):
+        for method in REFERENCES:
+            if not log.has(scene=index, method=method):
+                values = [ious[method, scene.name][name] for name in scene.words]
+                log.add({"scene": index, "method": method, "start": values, "end": values})
 
 
-def trivial_masks(scene: ConceptScene) -> NDArray[np.bool_]:
-    """Centred discs for the subjects, the whole picture for the background."""
-    side = scene.masks.shape[1]
-    y, x = np.mgrid[0:side, 0:side] + 0.5
-    disc = np.hypot(y - side / 2, x - side / 2) <= side * np.sqrt(DISC_AREA / np.pi)
-    return np.stack([disc, disc, np.ones_like(disc)])
+def as_benchmark(scenes: Sequence[ConceptScene]) -> Benchmark:
+    """The scenes as sets of one picture, without prompts."""
+    sets = []
+    for scene in scenes:
+        first, second, place = scene.words
+        concepts = (
+            *(
+                TrueConcept(
+                    name,
+                    scene.words[name],
+                    "subject",
+                    sprite.noun,
+                    sprite.family,
+                    "instance",
+                    sprite.class_word,
+                )
+                for name, sprite in zip((first, second), scene.sprites, strict=True)
+            ),
+            TrueConcept(place, scene.words[place], "background", scene.words[place], None, "place", "place"),
+        )
+        contains = {scene.picture.name: tuple(scene.words)}
+        sets.append(BenchmarkSet(scene.name, (scene.picture,), concepts, contains, (), "photo"))
+    return Benchmark("two subjects", "dev", tuple(sets))
 
 
 def main() -> None:
@@ -90,8 +117,8 @@ def main() -> None:
         "checkpoint_every": 1_000_000,
         **extra,
     }
-    for index in range(arguments.scenes):
-        scene = two_subject_scene(index, backbone.size)
+    scenes = [two_subject_scene(index, backbone.size) for index in range(arguments.scenes)]
+    for index, scene in enumerate(scenes):
         for method in arguments.methods.split(","):
             if log.has(scene=index, method=method) or (
                 method == "literal" and index >= arguments.literal_scenes
@@ -102,13 +129,8 @@ def main() -> None:
                 overrides["em_steps"] = 0
             scratch = fresh_folder(arguments.log.with_suffix(".scratch") / f"{method}-{index}")
             log.add({"scene": index, "method": method, **learned_masks(backbone, scene, overrides, scratch)})
-        for method, masks in (
-            ("oracle", oracle_masks(backbone, scene, resolve_config("builtin", {"method": "fixed"}).crf)),
-            ("trivial", trivial_masks(scene)),
-        ):
-            if not log.has(scene=index, method=method):
-                values = [float(iou(a, b)) for a, b in zip(masks, scene.masks, strict=True)]
-                log.add({"scene": index, "method": method, "start": values, "end": values})
+    if not all(log.has(scene=index, method=method) for index in range(len(scenes)) for method in REFERENCES):
+        add_references(backbone, scenes, resolve_config("builtin", {"method": "fixed"}).crf, log)
     print_table(log)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typer.testing import CliRunner
 from conceptloom.cli import build_app
 from conceptloom.cli.evaluate import TEST_LOG, command_line
 from conceptloom.errors import ConfigError, DataError, RunError
-from conceptloom.evaluation.api import EvaluationJob, JudgeChoice, prepare_evaluation
-from conceptloom.evaluation.plan import Task
-from conceptloom.evaluation.report import load_report, save_report
+from conceptloom.evaluation import api, image_findings
+from conceptloom.evaluation.api import FORCED_CHOICE, EvaluationJob, JudgeChoice, prepare_evaluation
+from conceptloom.evaluation.margins import Margin
+from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task
+from conceptloom.evaluation.report import Report, load_report, save_report
 from conceptloom.evaluation.runner import BaseModel
 from conceptloom.evaluation.study_key import read_key
 from conceptloom.evaluation.study_leaks import leaks
@@ -259,3 +262,159 @@ def test_a_judges_folder_without_its_name_is_refused(invoke: Callable[..., Resul
     result = invoke("--judge-folder", str(tmp_path), "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "say which with --judge" in result.stderr
+
+
+# The neutral margin: measured on dev, used on test
+
+
+@pytest.fixture
+def drawings(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., EvaluationJob]:
+    """An evaluation of two sets of the built-in benchmark by the examiner, calibrated on as few."""
+    monkeypatch.setattr(api, "FULL", Size(sets=2, seeds=1, image_sets=2, prompts=2, images=1, shown=1))
+    monkeypatch.setattr(api, "SMOKE", Size(2, 1, 2, prompts=2, images=1, shown=1, smoke=True))
+    monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 2)
+    monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 1)
+    base = BaseModel(str(tiny_folder), "cpu", "float32")
+
+    def prepare(split: str, out: str = "", **given: Any) -> EvaluationJob:
+        settings = {"methods": ("fixed", "paper"), "base": base, "judge": JudgeChoice("examiner"), **given}
+        return prepare_evaluation("builtin", split, tmp_path / (out or split), **settings)
+
+    return prepare
+
+
+def report_on(job: EvaluationJob) -> Report:
+    finish(job)
+    return job.report({})
+
+
+def test_dev_leaves_the_margin_by_which_test_is_judged(drawings: Callable[..., EvaluationJob]) -> None:
+    dev = drawings("dev")
+    assert "table-1" in {table.key for table in report_on(dev).tables}
+    test = report_on(drawings("test", margins=dev.out / "margins.json"))
+    (table,) = (table for table in test.tables if table.key == "table-1")
+    assert "on builtin dev (2 sets, 4 pairs of images)." in table.note
+    assert FORCED_CHOICE not in test.facts
+    assert not (dev.out.parent / "test" / "margins.json").exists()
+
+
+def test_without_a_margin_of_dev_test_says_why_there_is_no_table_one(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    report = report_on(drawings("test"))
+    assert {"table-1", "rivals"}.isdisjoint(table.key for table in report.tables)
+    assert "images" in {table.key for table in report.tables}
+    told = report.facts[FORCED_CHOICE]
+    assert "has not been measured on dev: run 'conceptloom evaluate --split dev --methods paper" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_nothing_is_missing_where_nobody_judges_or_ours_is_not_compared(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    assert drawings("test").missing_margin is not None
+    assert drawings("test", "unseen", judge=None).missing_margin is None
+    assert drawings("test", "others", methods=("fixed", "words")).missing_margin is None
+
+
+def test_what_ships_is_used_on_dev_too_and_left_alone(
+    drawings: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ships = Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200)
+    monkeypatch.setattr(api, "shipped_margin", lambda key: asked.append(key) or ships)
+    dev = drawings("dev")
+    (table,) = (table for table in report_on(dev).tables if table.key == "table-1")
+    assert "The margin, 0.0625," in table.note
+    assert not (dev.out / "margins.json").exists()
+    assert re.fullmatch(rf"examiner-[0-9a-f]{{12}}/{dev.backbone.fingerprint[:12]}", asked[0])
+
+
+def test_a_smoke_run_votes_with_what_ships_and_not_without(
+    drawings: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = drawings("dev", quick=True)
+    assert "table-1" not in {table.key for table in report_on(without).tables}
+    assert not (without.out / "margins.json").exists()
+    ships = Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200)
+    monkeypatch.setattr(api, "shipped_margin", lambda _: ships)
+    report = report_on(drawings("dev", quick=True))
+    assert "table-1" in {table.key for table in report.tables}
+    assert report.kind == "smoke"
+
+
+def test_that_the_margin_is_missing_is_told_before_the_hours(
+    drawings: Callable[..., EvaluationJob], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RunError("stopped before the first run")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("conceptloom.evaluation.api.run_tasks", refuse)
+    base = ("--base-model", str(tiny_folder), "--device", "cpu", "--dtype", "float32")
+    asked = ("--split", "test", "--methods", "fixed,paper", "--judge", "examiner", "--out", "new")
+    result = run(*base, *asked)
+    assert "stopped before the first run" in result.stderr
+    lines = result.output.splitlines()
+    (told,) = (index for index, line in enumerate(lines) if line.startswith(f"{FORCED_CHOICE}: not made"))
+    (hours,) = (index for index, line in enumerate(lines) if "runs to do" in line)
+    assert told < hours
+
+
+def test_margins_of_another_judge_are_refused_before_the_hours(
+    drawings: Callable[..., EvaluationJob], tmp_path: Path
+) -> None:
+    margin = Margin(value=0.1, benchmark="builtin", split="dev", sets=1, pairs=1)
+    path = tmp_path / "margins.json"
+    path.write_text(json.dumps({"examiner-0/0": margin.model_dump()}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no margin of judge and base model examiner-"):
+        drawings("test", margins=path)
+    assert not (tmp_path / "test").exists()
+
+
+def test_margins_are_for_a_judge_on_the_built_in_benchmark(
+    job: Callable[..., EvaluationJob], drawings: Callable[..., EvaluationJob], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="measures its own: leave --margins out"):
+        job(judge=JudgeChoice("examiner"), margins=tmp_path / "margins.json")
+    with pytest.raises(ConfigError, match="name one with --judge"):
+        drawings("test", judge=None, margins=tmp_path / "margins.json")
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("given", "concepts"),
+    [
+        ({}, 2 * FULL.sets),
+        ({"quick": True}, 2 * SMOKE.sets),
+        ({"study": "random"}, 80),
+        ({"study": "coco"}, 120),
+    ],
+)
+def test_a_coco_evaluation_chooses_as_many_scenes_as_it_learns(
+    given: dict[str, Any], concepts: int, job: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def choose(_: Path, concepts: int) -> Any:
+        asked.append(concepts)
+        raise DataError("enough")
+
+    monkeypatch.setattr(api, "coco_benchmark", choose)
+    with pytest.raises(DataError, match="enough"):
+        prepare_evaluation("coco", "dev", "out", methods=METHODS, data="coco", base=job().base, **given)
+    assert asked == [concepts]
+
+
+def test_help_tells_how_much_is_learned_and_drawn() -> None:
+    told = " ".join(re.sub(r"[^\w.,;:()]+", " ", run("--help").output).split())
+    assert f"The first {FULL.sets} sets are learned, the first {FULL.image_sets} drawn." in told
+    coco = STUDIES["coco"]
+    assert f"{coco.sets} sets (of benchmark coco {2 * coco.sets} concepts" in told
+    assert f"{coco.prompts} prompts each, {coco.images} images a prompt" in told
+    assert f"random: {STUDIES['random'].images} a prompt" in told
+    assert f"{SMOKE.sets} sets, short runs" in told

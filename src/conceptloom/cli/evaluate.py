@@ -56,7 +56,8 @@ def evaluate(
     benchmark: Annotated[
         BenchmarkChoice,
         typer.Option(
-            help="builtin: composed drawings; coco: a local COCO folder; folder: your own pictures."
+            help="builtin: composed drawings; coco: scenes of two subjects chosen from a local COCO folder;"
+            " folder: your own pictures. The first 40 sets are learned, the first 20 drawn."
         ),
     ] = BenchmarkChoice.builtin,
     split: Annotated[
@@ -82,7 +83,11 @@ def evaluate(
     ] = False,
     study: Annotated[
         StudyChoice | None,
-        typer.Option(help="Draw as many images as this study of people needs, and write its bundle too."),
+        typer.Option(
+            help="Draw as many images as this study of people needs, and write its bundle too. random: 6 a prompt;"
+            " coco: 60 sets (of benchmark coco 120 concepts, if the folder has them), 20 prompts each, 8 images a"
+            " prompt."
+        ),
     ] = None,
     judge: Annotated[
         str | None,
@@ -94,6 +99,13 @@ def evaluate(
     ] = None,
     judge_folder: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Local folder of the judge's model.")
+    ] = None,
+    margins: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="margins.json that --split dev left, for a judge or base model whose neutral margin does not ship.",
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The pictures of benchmark coco or folder.")
@@ -121,7 +133,7 @@ def evaluate(
     Tells the time it will take, then writes report.json, figures and
     report.html into DIR. Ctrl-C loses only the runs under way.
     """
-    from conceptloom.evaluation.api import JudgeChoice, prepare_evaluation
+    from conceptloom.evaluation.api import FORCED_CHOICE, JudgeChoice, prepare_evaluation
     from conceptloom.evaluation.charts import require_matplotlib
     from conceptloom.evaluation.draw import draw_report
     from conceptloom.evaluation.report import NAME, load_report, save_report
@@ -145,12 +157,15 @@ def evaluate(
         parts=parts,
         data=data,
         judge=None if judge is None else JudgeChoice(judge, judge_folder),
+        margins=margins,
         study=None if study is None else study.value,
         base=BaseModel(base_model, device.value, dtype.value),
     )
     begun = time.monotonic()
     if split is SplitChoice.test and benchmark is BenchmarkChoice.builtin:
         typer.echo(f"written down in {write_down(job)}")
+    if job.missing_margin is not None:
+        typer.echo(f"{FORCED_CHOICE}: {job.missing_margin}")
     if not report_only:
         _run(job, workers or worker_count(job.backbone.device))
     elapsed = time.monotonic() - begun

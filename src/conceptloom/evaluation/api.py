@@ -22,16 +22,24 @@ from conceptloom.evaluation.coco_selection import coco_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.evaluation.image_findings import (
     Bench,
-    fixed_margin,
+    judge_fingerprint,
     judge_images,
     parts_images,
     set_up_judge,
 )
 from conceptloom.evaluation.image_sanity import stranger
 from conceptloom.evaluation.image_tables import Judged
-from conceptloom.evaluation.methods import METHODS, MethodName, method_config
+from conceptloom.evaluation.margins import (
+    BUILTIN,
+    MARGINS,
+    Margin,
+    load_margin,
+    margin_key,
+    save_margin,
+    shipped_margin,
+)
+from conceptloom.evaluation.methods import BASELINE, METHODS, OURS, MethodName, method_config
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
-from conceptloom.evaluation.picture_grids import BASELINE, OURS
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
 from conceptloom.evaluation.protocols import PROTOCOLS, Method
 from conceptloom.evaluation.report import Report
@@ -47,6 +55,8 @@ BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
 DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "inversion", "words")
 DESCRIPTION = "evaluation.json"
 UNITS = "units"
+FORCED_CHOICE = "Forced choice"
+"""The fact that says why there is none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,7 @@ class EvaluationJob:
         base: the base model.
         backbone: the same, loaded.
         judge: who looks at the images; None where nobody does.
+        margin: the neutral margin, where it was fixed before.
         out: folder of the evaluation.
     """
 
@@ -81,6 +92,7 @@ class EvaluationJob:
     base: BaseModel
     backbone: Backbone
     judge: JudgeChoice | None
+    margin: Margin | None
     out: Path
 
     @property
@@ -98,6 +110,24 @@ class EvaluationJob:
         """Tasks that are not done."""
         return missing_tasks(self.tasks, self.units)
 
+    @property
+    def missing_margin(self) -> str | None:
+        """Why test images are not voted on, and what to run, in a line; None where the margin is there or not needed.
+
+        It is told, not refused: everything else is measured without it, and once dev has given it, the same finished
+        units are voted on.
+        """
+        where = (self.benchmark.name, self.benchmark.split)
+        if where != (BUILTIN, "test") or self.judge is None or self.margin is not None:
+            return None
+        if OURS not in self.methods:
+            return None
+        return (
+            "not made (Table 1), for the neutral margin of this judge and base model has not been measured on dev: run"
+            f" 'conceptloom evaluate --split dev --methods {OURS} --seeds 1 --out DEV' with the two, then this command"
+            f" again with --margins DEV/{MARGINS}"
+        )
+
     def events(self, workers: int) -> Generator[UnitDone, None, None]:
         """Run what is missing; see `run_tasks`."""
         return run_tasks(self.tasks, self.benchmark, self.base, self.units, workers)
@@ -109,7 +139,7 @@ class EvaluationJob:
         )
 
     def report(self, facts: Mapping[str, str]) -> Report:
-        """What the finished units show.
+        """What the finished units show; a neutral margin that they measure on dev is left in `out` for test.
 
         Raises:
             ConfigError: no unit is finished.
@@ -124,9 +154,10 @@ class EvaluationJob:
             bench = set_up_judge(self._drawing_sets(), self.judge.name, self.judge.folder)
         judged = None
         if bench is not None:
-            on_dev = (self.benchmark.name, self.benchmark.split) == ("builtin", "dev")
-            margin = None if on_dev else fixed_margin(bench, self.backbone.fingerprint)
-            judged = judge_images(bench, self.benchmark, self.size, results, margin)
+            judged = judge_images(bench, self.benchmark, self.size, results, self.margin)
+            if judged.margin is not None and judged.margin.is_of_dev and self.margin is None:
+                key = margin_key(bench.fingerprint, self.backbone.fingerprint)
+                save_margin(key, judged.margin, self.out / MARGINS)
         findings = Findings(
             self.benchmark, self.methods, self.size, results, judged, tuple(self._parts_rows(bench))
         )
@@ -158,9 +189,11 @@ class EvaluationJob:
         judge = "none: images are shown, not measured"
         if bench is not None:
             margin = None if judged is None else judged.margin
-            told = "no neutral margin is fixed" if margin is None else f"neutral margin {margin:.4f}"
+            told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
+        missing = self.missing_margin
         return {
+            **({} if missing is None else {FORCED_CHOICE: missing}),
             "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {size.sets} sets, masks over"
             f" {size.seeds} seed{'s' * (size.seeds > 1)}, images of"
             f" {size.image_sets} sets x {size.prompts} prompts x {size.images}",
@@ -196,6 +229,7 @@ def prepare_evaluation(
     data: str | Path | None = None,
     base: BaseModel | None = None,
     judge: JudgeChoice | None = None,
+    margins: str | Path | None = None,
     study: str | None = None,
 ) -> EvaluationJob:
     """Check a request, load the base model, and claim or recognise the folder.
@@ -211,12 +245,14 @@ def prepare_evaluation(
         data: folder of the COCO data or of the user's sets.
         base: the base model; None for the built-in one.
         judge: who looks at the images; None for the examiner on the built-in base model, for nobody elsewhere.
+        margins: file that an evaluation on dev with the same judge and base model left; None for what ships.
         study: "random" or "coco" to draw as many images as that study of people needs.
 
     Raises:
-        ConfigError: an unknown method or benchmark, a folder missing or in excess, parts of something else.
+        ConfigError: an unknown method or benchmark, a folder missing or in excess, parts of something else, margins
+            of another judge or base model.
         RunError: `out` holds another evaluation.
-        DataError: the benchmark cannot be read.
+        DataError: the benchmark, the judge or the margins cannot be read.
     """
     chosen = parse_methods(methods)
     if parts and ((benchmark, split) != ("builtin", "dev") or quick or "paper" not in chosen):
@@ -239,11 +275,20 @@ def prepare_evaluation(
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
     if judge is None and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
+    margin = None
+    if judge is None and margins is not None:
+        raise ConfigError("--margins is for images that a judge looks at: name one with --judge")
+    if margins is not None and benchmark != BUILTIN:
+        raise ConfigError(
+            f"a margin of dev is not for benchmark '{benchmark}', which measures its own: leave --margins out"
+        )
     if judge is not None:
         # What cannot be judged is refused now, not when the report is built.
         load_feature_judge(judge.name, judge.folder)
         for position in range(size.image_sets):
             stranger(sets.sets[: size.image_sets], position)
+        key = margin_key(judge_fingerprint(sets, judge.name, judge.folder), backbone.fingerprint)
+        margin = shipped_margin(key) if margins is None else load_margin(key, Path(margins).expanduser())
     job = EvaluationJob(
         sets,
         chosen,
@@ -253,6 +298,7 @@ def prepare_evaluation(
         base,
         backbone,
         judge,
+        margin,
         Path(out).expanduser(),
     )
     claim_folder(job)
@@ -285,8 +331,7 @@ def load_sets(
     if benchmark == "folder":
         return folder_benchmark(data)
     if benchmark == "coco":
-        found = coco_benchmark(data)
-        return Benchmark(found.name, found.split, found.sets[: size.sets]) if size.smoke else found
+        return coco_benchmark(data, concepts=2 * size.sets)
     raise ConfigError(f"there is no benchmark '{benchmark}': choose from {', '.join(BENCHMARKS)}")
 
 

@@ -25,11 +25,9 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
-from conceptloom.evaluation.methods import WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.methods import BASELINE, OURS, WITHOUT_MASKS, MethodName
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.picture_grids import (
-    BASELINE,
-    OURS,
     Album,
     SetResults,
     all_grids,

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from conceptloom.errors import DataError
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
-from conceptloom.evaluation.forced_choice import neutral_margin
 from conceptloom.evaluation.image_references import References, prototypes, references
 from conceptloom.evaluation.image_rows import image_rows
 from conceptloom.evaluation.image_sanity import (
@@ -27,8 +23,10 @@ from conceptloom.evaluation.image_sanity import (
     sanity_scores,
 )
 from conceptloom.evaluation.image_scores import ImageScore, score_images
-from conceptloom.evaluation.image_tables import ON_DEV, ON_THESE_SETS, Judged, paired_trials
+from conceptloom.evaluation.image_tables import Judged, paired_trials
 from conceptloom.evaluation.image_view import ImageJudge
+from conceptloom.evaluation.margins import BUILTIN, Margin, measure_margin
+from conceptloom.evaluation.methods import OURS
 from conceptloom.evaluation.parts import PARTS, part_task, run_of
 from conceptloom.evaluation.plan import Size
 from conceptloom.evaluation.statistics import Interval
@@ -37,9 +35,7 @@ from conceptloom.judges.detector import JUDGES, JudgeName, judge_folder, load_ju
 from conceptloom.judges.features import BuiltinFeatures, load_feature_judge
 from conceptloom.judges.networks import WEIGHTS
 
-BUILTIN = "builtin"
 EXAMINER: JudgeName = "examiner"
-OURS = "paper"
 PART_METRICS = ("identity", "overall")
 """Columns of images in table "Parts"."""
 CALIBRATION_SETS = 20
@@ -102,20 +98,20 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
         threshold = _threshold(benchmark, answers, found, judge)
     judge = replace(judge, present_from=threshold)
     sanity = tuple(sanity_scores(benchmark, answers, found, judge))
-    return Bench(name, _fingerprint(name, folder, drawings), judge, found, sanity, drawings)
+    return Bench(name, judge_fingerprint(benchmark, name, folder), judge, found, sanity, drawings)
 
 
 def judge_images(
-    bench: Bench, benchmark: Benchmark, size: Size, results: Sequence[UnitResult], fixed_margin: float | None
+    bench: Bench, benchmark: Benchmark, size: Size, results: Sequence[UnitResult], margin: Margin | None
 ) -> Judged:
-    """Scores of the images of whole units; the margin is measured where our method has two seeds, else the fixed one.
+    """Scores of the images of whole units; without a margin it is measured, where our method has two seeds.
 
     Args:
         bench: the judge.
         benchmark: holds the units' sets.
         size: how many images count.
         results: units, whatever they hold.
-        fixed_margin: of an earlier evaluation on dev, None where there is none.
+        margin: that was fixed before, None where there is none.
     """
     sets = {one.name: one for one in benchmark.sets}
     scores: dict[int, list[ImageScore]] = {}
@@ -128,11 +124,9 @@ def judge_images(
     compared = tuple(scores.get(0, ()))
     other = tuple(score for score in scores.get(1, ()) if score.method == OURS)
     trials = paired_trials([score for score in compared if score.method == OURS], other)
-    margin, margin_from = fixed_margin, ON_DEV
-    if fixed_margin is None and trials:
-        margin = neutral_margin((trial.ours, trial.baseline) for trial in trials)
-        margin_from = ON_DEV if (benchmark.name, benchmark.split) == (BUILTIN, "dev") else ON_THESE_SETS
-    return Judged(compared, other, bench.sanity, margin, margin_from, bench.composed)
+    if margin is None:
+        margin = measure_margin(benchmark, trials)
+    return Judged(compared, other, bench.sanity, margin, bench.composed)
 
 
 def parts_images(
@@ -157,26 +151,21 @@ def parts_images(
     return found
 
 
-def fixed_margin(bench: Bench, base_fingerprint: str) -> float | None:
-    """The neutral margin that was measured on `dev` with this judge and base model and ships; None without one.
+def judge_fingerprint(benchmark: Benchmark, name: str, folder: str | Path | None) -> str:
+    """The judge's name and the first digits of the hash of all weights by which it judges images of a benchmark.
 
-    Raises:
-        DataError: the file is damaged.
+    On the built-in benchmark the examiner looks first, so its weights count; elsewhere windows are compared.
     """
-    path = Path(str(files("conceptloom") / "data" / "judges" / "margins.json"))
-    if not path.is_file():
-        return None
-    try:
-        margins = json.loads(path.read_text(encoding="utf-8"))
-        found = margins.get(f"{bench.fingerprint}/{base_fingerprint[:12]}")
-        if found is None:
-            return None
-        margin = float(found)
-        if not 0 <= margin < math.inf:
-            raise ValueError(f"a margin of {margin}")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError("the shipped margins.json is damaged: reinstall conceptloom") from error
-    return margin
+    drawings = benchmark.name == BUILTIN
+    own = judge_folder(EXAMINER if name == EXAMINER else "selector") if folder is None else Path(folder)
+    where = [own.expanduser()]
+    if drawings and name not in JUDGES:
+        where.append(judge_folder(EXAMINER))
+    digest = hashlib.sha256()
+    for one in where:
+        for path in sorted(one.glob(f"*{Path(WEIGHTS).suffix}")):
+            digest.update(path.read_bytes())
+    return f"{name}-{digest.hexdigest()[:12]}{'' if drawings else '-windows'}"
 
 
 def _threshold_on_dev(judge: ImageJudge, side_px: int) -> float:
@@ -191,15 +180,3 @@ def _threshold(
 ) -> float:
     scores = sanity_scores(benchmark, answers, found, judge)
     return presence_threshold(identities(scores, REAL), identities(scores, WRONG))
-
-
-def _fingerprint(name: str, folder: Path | None, drawings: bool) -> str:
-    """The judge's name and the first digits of the hash of its weights, and of the examiner's where that looks."""
-    where = [judge_folder(EXAMINER if name == EXAMINER else "selector") if folder is None else folder]
-    if drawings and name not in JUDGES:
-        where.append(judge_folder(EXAMINER))
-    digest = hashlib.sha256()
-    for one in where:
-        for path in sorted(one.glob(f"*{Path(WEIGHTS).suffix}")):
-            digest.update(path.read_bytes())
-    return f"{name}-{digest.hexdigest()[:12]}{'' if drawings else '-windows'}"

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from conceptloom.evaluation.benchmark import PROMPT_KINDS, Benchmark, BenchmarkSet, TrueConcept
 from conceptloom.evaluation.forced_choice import CITATION, JUDGE, PAPER_ROWS, Trial, table, tally
+from conceptloom.evaluation.groups import GROUPS, Member
 from conceptloom.evaluation.image_rows import METRICS, Group, MetricRow, drift_rows, image_rows
 from conceptloom.evaluation.image_sanity import REAL, WRONG
 from conceptloom.evaluation.image_scores import ImageScore
+from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.plan import QUICK
 from conceptloom.evaluation.report import Entry, Measured, Row, Table, measured
 from conceptloom.evaluation.statistics import holm
@@ -17,9 +19,13 @@ from conceptloom.evaluation.units import UnitResult
 
 Place = tuple[str, int, int]
 """Set, number of the prompt, number of the image."""
+Where = Callable[[ImageScore, TrueConcept], bool]
 OTHER_SEED = "the same, another seed"
-ON_DEV = "on dev"
-ON_THESE_SETS = "on the sets that are compared here"
+NUMBERS_ASKED: tuple[tuple[str, Where], ...] = (
+    ("one subject asked for", lambda score, _: len(score.concepts) == 1),
+    ("several subjects asked for", lambda score, _: len(score.concepts) > 1),
+)
+"""Groups that prompts make, beside those of the sets."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,13 @@ class Judged:
         other_seed: of our method's images at the second seed.
         sanity: of real pictures and of wrong subjects (`image_sanity`).
         margin: score difference that is a tie, None where it was never measured.
-        margin_from: where it was measured, as the tables say it.
         composed: whether the real pictures are composed anew, or the sets' own ones.
     """
 
     compared: tuple[ImageScore, ...]
     other_seed: tuple[ImageScore, ...]
     sanity: tuple[ImageScore, ...]
-    margin: float | None
-    margin_from: str = ON_DEV
+    margin: Margin | None
     composed: bool = True
 
 
@@ -86,7 +90,8 @@ def identity_table(judged: Judged, benchmark: Benchmark, methods: Sequence[str])
     """Identity by what is learned and from what, resampled by noun."""
     sets = {one.name: one for one in benchmark.sets}
     rows = []
-    for title, where in _groups(sets):
+    groups = [(title, _members(sets, belongs)) for title, belongs in GROUPS]
+    for title, where in (*groups, *NUMBERS_ASKED):
         found = image_rows(judged.compared, _methods_where(where))
         cells = [_mean(found.get(method, {}).get("identity")) for method in methods]
         if any(cell is not None for cell in cells):
@@ -128,7 +133,7 @@ def preference_table(judged: Judged, ours: str, baseline: str) -> Table | None:
     if judged.margin is None or not trials:
         return None
     rows = []
-    for row in table(trials, judged.margin):
+    for row in table(trials, judged.margin.value):
         label = f"{row.voter}, {row.factor:g} x margin{'' if row.ties else ', decided votes'}"
         cells: tuple[Entry, ...] = (
             measured(row.baseline),
@@ -149,9 +154,9 @@ def preference_table(judged: Judged, ours: str, baseline: str) -> Table | None:
         key="table-1",
         title=f"Table 1: forced choice, {ours} against {baseline}",
         note=f"Shares of votes. The {JUDGE} prefers the image with the higher overall score; within the margin, it is"
-        f" neutral. The margin, {judged.margin:.4f}, is the median absolute difference between two seeds of {ours}"
-        f" {judged.margin_from}. 95 % bootstrap intervals over scenes; p: sign test over scenes' majorities. The"
-        f" paper's rows are people's votes on other pictures, without intervals: {CITATION}.",
+        f" neutral. The margin, {judged.margin.value:.4f}, is the median absolute difference between two seeds of"
+        f" {ours} on {judged.margin.where}. 95 % bootstrap intervals over scenes; p: sign test over scenes' majorities."
+        f" The paper's rows are people's votes on other pictures, without intervals: {CITATION}.",
         columns=(baseline, "neutral", ours, "votes", "scenes", "p"),
         rows=tuple(rows),
     )
@@ -165,7 +170,7 @@ def rivals_table(judged: Judged, ours: str, methods: Sequence[str]) -> Table | N
     rivals[OTHER_SEED] = list(judged.other_seed)
     mine = _of(judged.compared, ours)
     tallies = {
-        name: tally(trials, judged.margin)
+        name: tally(trials, judged.margin.value)
         for name, scores in rivals.items()
         if (trials := paired_trials(mine, scores))
     }
@@ -219,22 +224,9 @@ def _mean(row: MetricRow | None) -> Measured | None:
     return None if row is None else measured(row.mean)
 
 
-def _methods_where(where: Callable[[ImageScore, TrueConcept], bool]) -> Group:
+def _methods_where(where: Where) -> Group:
     return lambda score, concept: score.method if concept is not None and where(score, concept) else None
 
 
-def _groups(
-    sets: Mapping[str, BenchmarkSet],
-) -> list[tuple[str, Callable[[ImageScore, TrueConcept], bool]]]:
-    return [
-        ("instances of known nouns", lambda score, concept: concept.split == "instance"),
-        ("novel nouns", lambda score, concept: concept.split == "novel noun"),
-        ("from one picture", lambda score, concept: sets[score.set].num_pictures == 1),
-        ("from two pictures", lambda score, concept: sets[score.set].num_pictures > 1),
-        ("one subject asked for", lambda score, concept: len(score.concepts) == 1),
-        ("several subjects asked for", lambda score, concept: len(score.concepts) > 1),
-        ("on a learned photograph", lambda score, concept: sets[score.set].place_type == "photo"),
-        ("on a learned drawn scene", lambda score, concept: sets[score.set].place_type == "drawn"),
-        ("on a learned pattern", lambda score, concept: sets[score.set].place_type == "pattern"),
-        ("on a background not learned", lambda score, concept: sets[score.set].place_type == "none"),
-    ]
+def _members(sets: Mapping[str, BenchmarkSet], belongs: Member) -> Where:
+    return lambda score, concept: belongs(sets[score.set], concept)

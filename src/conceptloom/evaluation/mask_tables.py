@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.groups import GROUPS
 from conceptloom.evaluation.mask_scores import (
     ScoredMask,
     final_masks,
@@ -55,8 +56,8 @@ def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Seq
     sets = {one.name: one for one in benchmark.sets}
     final = final_masks(scored)
     rows = []
-    for title, where in set_groups(sets):
-        group = [mask for mask in final if where(mask)]
+    for title, belongs in GROUPS:
+        group = [mask for mask in final if belongs(sets[mask.set], mask.concept)]
         found = mask_rows(group, lambda mask: mask.method, lambda mask: mask.concept.noun)
         if found:
             count = max(row.masks for method, row in found.items() if method in methods)
@@ -70,45 +71,6 @@ def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Seq
         columns=(*methods, "masks"),
         rows=tuple(rows),
     )
-
-
-def set_groups(sets: Mapping[str, BenchmarkSet]) -> list[tuple[str, Where]]:
-    """The groups by which every table is split, each with its members."""
-
-    def subject(test: Callable[[BenchmarkSet], bool]) -> Where:
-        return lambda mask: not mask.is_place and test(sets[mask.set])
-
-    def of_split(split: str) -> Where:
-        return lambda mask: mask.concept.split == split
-
-    def learning(place_type: str) -> Where:
-        return subject(lambda one: one.place_type == place_type)
-
-    def place(place_type: str) -> Where:
-        return lambda mask: mask.is_place and sets[mask.set].place_type == place_type
-
-    def entangled(count: int) -> Where:
-        return subject(lambda one: len(one.subjects) == count)
-
-    return [
-        ("instances of known nouns", of_split("instance")),
-        ("novel nouns", of_split("novel noun")),
-        ("one picture", subject(lambda one: one.num_pictures == 1)),
-        ("two pictures", subject(lambda one: one.num_pictures > 1)),
-        ("a concept in both pictures", subject(lambda one: one.shares_a_concept)),
-        ("one subject", entangled(1)),
-        ("two subjects", entangled(2)),
-        ("three subjects", entangled(3)),
-        ("subjects of one style", subject(lambda one: len(one.subjects) > 1 and not one.crosses_styles)),
-        ("subjects of different styles", subject(lambda one: one.crosses_styles)),
-        ("on a learned photograph", learning("photo")),
-        ("on a learned drawn scene", learning("drawn")),
-        ("on a learned pattern", learning("pattern")),
-        ("on a background not learned", learning("none")),
-        ("background: photograph", place("photo")),
-        ("background: drawn scene", place("drawn")),
-        ("background: pattern", place("pattern")),
-    ]
 
 
 def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:

@@ -18,6 +18,9 @@ MethodName = Literal["gt", "fixed", "paper", "literal", "inversion", "words"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 WITHOUT_MASKS: frozenset[MethodName] = frozenset({"inversion", "words"})
 """Methods that find no masks."""
+OURS: MethodName = "paper"
+BASELINE: MethodName = "fixed"
+TRUTH: MethodName = "gt"
 
 
 def method_config(

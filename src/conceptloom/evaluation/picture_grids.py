@@ -15,6 +15,7 @@ import numpy.typing as npt
 from conceptloom.evaluation.benchmark import BenchmarkSet, PromptKind
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.mask_scores import ScoredMask
+from conceptloom.evaluation.methods import BASELINE, OURS, TRUTH
 from conceptloom.evaluation.plan import SHOWN_PROMPT
 from conceptloom.evaluation.report import Grid, GridRow, Tile, encoded
 from conceptloom.evaluation.units import UnitResult
@@ -25,9 +26,6 @@ Pixels = npt.NDArray[np.uint8]
 
 ROWS = 4
 """Sets in a grid."""
-OURS = "paper"
-BASELINE = "fixed"
-TRUTH = "gt"
 
 
 @dataclass(frozen=True, eq=False)

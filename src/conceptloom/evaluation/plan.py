@@ -56,7 +56,9 @@ STUDIES: Mapping[str, Size] = {
     "random": Size(images=6),
     "coco": Size(sets=60, image_sets=60, prompts=20, images=8),
 }
-"""For the paper's two protocols, which need as many images as people are to compare."""
+"""For the paper's two protocols, which need as many images as people are to compare. 60 scenes of benchmark `coco` are
+the paper's 120 concepts; two share a scene's 20 prompts.
+"""
 SMOKE = Size(sets=4, seeds=1, image_sets=4, prompts=2, images=1, shown=1, smoke=True)
 
 

@@ -1,4 +1,4 @@
-"""COCO's run-length code of masks, as plain JSON data, through pycocotools."""
+"""Masks of COCO files, as plain JSON data, through pycocotools: polygons, run lengths, run-length codes."""
 
 from __future__ import annotations
 
@@ -55,3 +55,55 @@ def from_rle(code: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     if not whole:
         raise ValueError("a broken run-length code")
     return np.ascontiguousarray(mask.astype(np.bool_))
+
+
+def from_segmentation(segmentation: object, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask (H, W) of an annotation, whichever of COCO's three forms it has.
+
+    Objects are polygons, of which those of fewer than three points enclose nothing; crowds are {"size", "counts"} with
+    run lengths in a list; a text is `from_rle`'s. What pycocotools would crash on, or fill with what the memory held,
+    it does not get to see.
+
+    Args:
+        segmentation: as the file holds it.
+        size: (H, W) of the annotation's image.
+
+    Raises:
+        ValueError: a broken segmentation, or one of another size.
+    """
+    height, width = size
+    if isinstance(segmentation, list):
+        drawn: Any = [polygon for polygon in segmentation if _is_polygon(polygon, 2 * max(size))]
+        whole = bool(drawn)
+    elif isinstance(segmentation, dict) and segmentation.get("size") == [height, width]:
+        if isinstance(segmentation.get("counts"), str):
+            return from_rle(segmentation)
+        drawn, whole = segmentation, _are_runs(segmentation.get("counts"), height * width)
+    else:
+        whole = False
+    if not whole:
+        raise ValueError("a broken segmentation")
+    coder = pycocotools("mask")
+    code = coder.frPyObjects(drawn, height, width)
+    with quietly():
+        mask = coder.decode(coder.merge(code) if isinstance(code, list) else code)
+    return np.ascontiguousarray(mask.astype(np.bool_))
+
+
+def _is_polygon(value: object, reach: int) -> bool:
+    """Whether it encloses something; raises ``ValueError`` for what is no list of numbers within `reach` pixels."""
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError("a broken polygon") from error
+    if not isinstance(value, list) or numbers.ndim != 1 or not (abs(numbers) <= reach).all():
+        raise ValueError("a broken polygon")
+    return len(numbers) >= 6
+
+
+def _are_runs(counts: object, pixels: int) -> bool:
+    return (
+        isinstance(counts, list)
+        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and sum(counts) == pixels
+    )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from conceptloom.evaluation.picture_grids import OURS, Album, SetResults
+from conceptloom.evaluation.methods import OURS
+from conceptloom.evaluation.picture_grids import Album, SetResults
 from conceptloom.evaluation.report import Grid, GridRow
 from conceptloom.evaluation.units import MaskRecord
 from conceptloom.masks import normalise_by_maximum, resize_maps, threshold

@@ -24,6 +24,7 @@ from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_tables import OTHER_SEED, Judged
+from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.plan import MASKS, QUICK, SMOKE, Size
@@ -117,7 +118,11 @@ def judged(methods: Sequence[str] = METHODS, margin: float | None = 0.1) -> Judg
         score(scene, method, prompt) for scene in scenes for method in methods for prompt in (0, 1)
     )
     again = tuple(replace(one, seed=1) for one in compared if one.method == "paper")
-    return Judged(compared, again, (), margin)
+    return Judged(compared, again, (), None if margin is None else of_dev(margin))
+
+
+def of_dev(value: float) -> Margin:
+    return Margin(value=value, benchmark="builtin", split="dev", sets=3, pairs=6)
 
 
 def findings(**changes: object) -> Findings:
@@ -159,7 +164,7 @@ def test_without_a_judge_there_is_no_table_of_images() -> None:
 
 
 def test_without_an_image_there_is_no_table_of_images() -> None:
-    assert image_tables(findings(judged=Judged((), (), (), 0.1))) == ()
+    assert image_tables(findings(judged=Judged((), (), (), of_dev(0.1)))) == ()
 
 
 def test_forced_choice_comes_before_the_metrics() -> None:

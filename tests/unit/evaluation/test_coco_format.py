@@ -258,6 +258,14 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda value: value["annotations"][0].update(id=2),
         "two annotations in .* have the same id",
     ),
+    "two images of one id": (
+        lambda value: value["images"][0].update(id=2),
+        "two images in .* have the same id",
+    ),
+    "two categories of one id": (
+        lambda value: value["categories"].append(dict(value["categories"][0])),
+        "two categories in .* have the same id",
+    ),
     "unhashable id": (lambda value: value["images"][0].update(id=[]), "is no COCO annotation file"),
     "picture of an unknown image": (
         lambda value: first_picture(value).update(image_id=99),

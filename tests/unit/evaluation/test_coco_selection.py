@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conceptloom.errors import ConfigError, DataError, PictureError
 from conceptloom.evaluation.benchmark import PROMPT_KINDS
@@ -148,6 +149,59 @@ def test_a_crowd_is_no_segment(folder: CocoFolder) -> None:
         segmentation={"size": [HEIGHT, WIDTH], "counts": counts},
     )
     assert folder.scenes() == []
+
+
+def crowd(box: Box) -> dict[str, Any]:
+    """A box as COCO writes crowds: uncompressed run lengths, column by column."""
+    left, top, right, bottom = box
+    inside = bottom - top
+    counts = [left * HEIGHT + top]
+    for column in range(left, right):
+        rest = (WIDTH - right) * HEIGHT + HEIGHT - bottom if column == right - 1 else HEIGHT - inside
+        counts += [inside, rest]
+    return {"size": [HEIGHT, WIDTH], "counts": counts}
+
+
+def test_a_small_crowd_beside_an_object_of_its_class_spoils_nothing_and_a_large_one_does(
+    folder: CocoFolder,
+) -> None:
+    for box in ((20, 42, 32, 52), (20, 42, 31, 53)):  # 120 and 121 of 1200 px
+        image = folder.add(("dog", LEFT), ("couch", RIGHT))
+        folder.annotate(image, "dog", box, iscrowd=1, segmentation=crowd(box))
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_a_crowd_of_people_is_people(folder: CocoFolder) -> None:
+    image = folder.add(("dog", LEFT), ("couch", RIGHT))
+    folder.annotate(image, "person", (0, 0, 3, 3), iscrowd=1, segmentation=crowd((0, 0, 3, 3)))
+    assert folder.scenes() == []
+
+
+def test_annotations_that_do_not_say_whether_they_are_crowds_are_objects(folder: CocoFolder) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT))
+    for annotation in folder.annotations:
+        del annotation["iscrowd"]
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def polygon(box: Box) -> list[int]:
+    left, top, right, bottom = box
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def test_the_parts_of_an_object_count_together(folder: CocoFolder) -> None:
+    for lower in ((20, 30, 50, 39), (20, 30, 50, 38)):  # 270 + 270 px are 15 % of the square
+        parts = [polygon((20, 0, 50, 9)), polygon(lower)]
+        image = folder.add(("couch", RIGHT))
+        folder.annotate(image, "dog", LEFT, segmentation=parts)
+    assert folder.scenes() == [("dog", "couch")]
+
+
+def test_an_image_without_annotations_is_passed_over(folder: CocoFolder) -> None:
+    folder.add()
+    folder.add(("dog", LEFT), ("couch", RIGHT))
+    folder.add()
+    assert folder.scenes() == [("dog", "couch")]
 
 
 def test_a_class_with_a_second_instance_is_no_concept_unless_that_is_small(folder: CocoFolder) -> None:
@@ -299,6 +353,29 @@ def test_of_two_annotation_files_the_smaller_is_read_unless_another_is_named(fol
     assert len(coco_benchmark(path, subset="train2017").sets) == 3
 
 
+def test_annotations_whose_images_are_there_are_preferred(folder: CocoFolder) -> None:
+    """COCO's annotations come in one archive, its images by subset."""
+    path = small_folder(folder)
+    folder.add(("horse", LEFT), ("truck", RIGHT))
+    folder.write("train2017")
+    (path / "val2017").rename(path / "train2017")
+    benchmark = coco_benchmark(path)
+    assert (benchmark.split, len(benchmark.sets)) == ("train2017", 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_print_photographs_become_rgb(folder: CocoFolder, mode: str) -> None:
+    path = small_folder(folder, [("dog", "couch")])
+    (image,) = (path / "val2017").iterdir()
+    grey = np.full((HEIGHT, WIDTH), 90, np.uint8)
+    Image.fromarray(grey).convert(mode).save(image.with_suffix(".jpg"))
+    folder.images[0]["file_name"] = image.with_suffix(".jpg").name
+    (one,) = coco_benchmark(folder.write()).sets
+    pixels = one.pictures[0].pixels
+    assert pixels.shape == (60, 60, 3)
+    assert abs(pixels.astype(int) - 90).max() <= 2
+
+
 # What is refused
 
 
@@ -341,11 +418,61 @@ def test_an_image_of_another_size_is_refused(folder: CocoFolder) -> None:
     refused(path, "is not of the size its annotations say")
 
 
-@pytest.mark.parametrize("segmentation", [None, [["a", "b"]], {"size": [1, 1], "counts": "zz"}, 3])
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        [["a", "b"]],
+        [[20, 0, 50, 40]],
+        [[20, 0, 50, 0, 50, float("nan")]],
+        {"size": [1, 1], "counts": "zz"},
+        {"size": [HEIGHT, WIDTH], "counts": [10, 20]},
+        {"size": [30, 30], "counts": [0, 900]},
+        3,
+    ],
+)
 def test_a_broken_segmentation_is_refused(folder: CocoFolder, segmentation: Any) -> None:
     small_folder(folder, [("dog", "couch")])
     folder.annotations[0]["segmentation"] = segmentation
     refused(folder.write(), "segmentation of annotation 1 is broken")
+
+
+def test_a_second_mask_of_another_size_than_its_image_is_refused(folder: CocoFolder) -> None:
+    image = folder.add(("dog", LEFT), ("couch", RIGHT))
+    folder.annotate(image, "dog", (0, 0, 30, 30), segmentation={"size": [30, 30], "counts": [0, 900]})
+    refused(folder.write(), "segmentation of annotation 3 is broken")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"width": None}, "image 1 has no size"),
+        ({"height": 0}, "image 1 has no size"),
+        ({"height": -60, "width": -100}, "image 1 has no size"),
+        ({"height": "60"}, "image 1 has no size"),
+        ({"height": 10**6, "width": 10**6}, "image 1 has 1000000 x 1000000 px, too many"),
+    ],
+)
+def test_an_image_without_a_size_that_can_be_is_refused(
+    folder: CocoFolder, changes: dict[str, Any], match: str
+) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.images[0].update(changes)
+    refused(folder.write(), match)
+
+
+@pytest.mark.parametrize("area", [None, "large"])
+def test_an_annotation_without_an_area_is_refused(folder: CocoFolder, area: Any) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.annotations[1]["area"] = area
+    refused(folder.write(), "annotation 2 has no area")
+
+
+def test_two_annotations_of_one_id_are_refused(folder: CocoFolder) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.annotations[1]["id"] = 1
+    refused(folder.write(), "two annotations in .* have the same id")
 
 
 def test_an_image_name_that_leads_out_of_the_folder_is_refused(folder: CocoFolder) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,15 +14,15 @@ from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TestPrompt
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_findings import (
     Bench,
-    fixed_margin,
+    judge_fingerprint,
     judge_images,
     parts_images,
     set_up_judge,
 )
 from conceptloom.evaluation.image_references import prototypes, references
 from conceptloom.evaluation.image_sanity import REAL, WRONG, identities, presence_threshold
-from conceptloom.evaluation.image_tables import ON_DEV, ON_THESE_SETS
 from conceptloom.evaluation.image_view import ImageJudge
+from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PARTS, part_task
 from conceptloom.evaluation.plan import Size
@@ -86,9 +84,16 @@ def test_the_threshold_has_equal_error_rates_on_the_benchmarks_own_ceiling_and_f
 
 def test_the_judge_is_known_by_its_weights(bench: Bench, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:-1])
-    other = image_findings._fingerprint("examiner", tmp_path, True)
+    other = judge_fingerprint(BENCHMARK, "examiner", tmp_path)
     assert bench.fingerprint.startswith("examiner-")
     assert other != bench.fingerprint
+
+
+def test_the_judge_of_test_is_the_judge_of_dev(bench: Bench, folder: Path) -> None:
+    assert (
+        judge_fingerprint(Benchmark("builtin", "test", BENCHMARK.sets), "examiner", folder)
+        == bench.fingerprint
+    )
 
 
 def test_where_no_drawings_are_shown_no_detector_looks_and_the_judge_is_another(
@@ -198,7 +203,10 @@ def test_scores_are_of_the_first_seed_by_method_and_of_ours_at_the_second(eye: B
 def test_the_margin_of_planted_scores_is_their_median_difference(eye: Bench) -> None:
     results = [reds(0.6, 1.0, 0.8), reds(0.8, 0.0, 0.8, seed=1)]  # differences .2, 1 and 0
     results.append(reds(0.0, 0.0, 0.0, method="fixed"))
-    assert judge_images(eye, COLOURED, SIZE, results, None).margin == pytest.approx(0.2)
+    margin = judge_images(eye, COLOURED, SIZE, results, None).margin
+    assert margin is not None
+    assert margin.value == pytest.approx(0.2)
+    assert (margin.sets, margin.pairs) == (1, 3)
 
 
 def test_a_margin_needs_two_images_of_one_number(eye: Bench) -> None:
@@ -206,14 +214,14 @@ def test_a_margin_needs_two_images_of_one_number(eye: Bench) -> None:
     assert judge_images(eye, COLOURED, replace(SIZE, images=2), results, None).margin is None
 
 
-def test_it_is_told_where_the_margin_comes_from(eye: Bench) -> None:
+def test_two_seeds_give_a_margin_everywhere_but_on_test(eye: Bench) -> None:
     results = [reds(0.6), reds(0.8, seed=1)]
-    dev = Benchmark("builtin", "dev", COLOURED.sets)
-    places = [
-        judge_images(eye, benchmark, SIZE, results, margin).margin_from
-        for benchmark, margin in ((COLOURED, None), (COLOURED, 0.1), (dev, None))
+    found = [
+        judge_images(eye, Benchmark(name, split, COLOURED.sets), SIZE, results, None).margin
+        for name, split in (("folder", "own"), ("builtin", "dev"), ("builtin", "test"))
     ]
-    assert places == [ON_THESE_SETS, ON_DEV, ON_DEV]
+    told = [None if one is None else (one.benchmark, one.split, one.sets, one.pairs) for one in found]
+    assert told == [("folder", "own", 1, 1), ("builtin", "dev", 1, 1), None]
 
 
 def test_parts_are_scored_on_the_sets_and_images_that_count_where_they_are_done(
@@ -250,47 +258,15 @@ def test_the_margin_is_the_median_difference_between_two_seeds_of_our_method(ben
     ours = [score.overall for score in found.compared if score.method == "paper"]
     again = [score.overall for score in found.other_seed]
     differences = [abs((a or 0) - (b or 0)) for a, b in zip(ours, again, strict=True)]
-    assert found.margin == pytest.approx(float(np.median(differences)))
+    assert found.margin is not None
+    assert found.margin.value == pytest.approx(float(np.median(differences)))
 
 
 def test_a_margin_fixed_before_is_not_measured_again(bench: Bench) -> None:
     units = [unit("dev-000", "paper", 0, 1), unit("dev-000", "paper", 1, 2)]
-    assert judge_images(bench, BENCHMARK, SIZE, units, 0.25).margin == 0.25
+    fixed = Margin(value=0.25, benchmark="builtin", split="dev", sets=10, pairs=200)
+    assert judge_images(bench, BENCHMARK, SIZE, units, fixed).margin == fixed
 
 
 def test_one_seed_alone_has_no_margin(bench: Bench) -> None:
     assert judge_images(bench, BENCHMARK, SIZE, [unit("dev-000", "paper", 0, 1)], None).margin is None
-
-
-@pytest.fixture
-def margins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where the shipped margins would lie."""
-    monkeypatch.setattr(image_findings, "files", lambda _: tmp_path)
-    path = tmp_path / "data" / "judges" / "margins.json"
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def test_a_fixed_margin_belongs_to_a_judge_and_a_base_model(bench: Bench, margins: Path) -> None:
-    margins.write_text(json.dumps({f"{bench.fingerprint}/abcdefabcdef": 0.07}), encoding="utf-8")
-    assert fixed_margin(bench, "abcdefabcdef0123") == 0.07
-    assert fixed_margin(bench, "0123456789abcdef") is None
-    assert fixed_margin(replace(bench, fingerprint="examiner-0"), "abcdefabcdef0123") is None
-
-
-def test_without_the_file_no_margin_is_fixed(bench: Bench, margins: Path) -> None:
-    assert fixed_margin(bench, "abcdefabcdef") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        *('{"%s/abcdefabcdef": ' + number + "}" for number in ('"wide"', "[]", "-0.1", "NaN", "Infinity")),
-    ],
-)
-def test_a_damaged_file_is_told(bench: Bench, margins: Path, text: Any) -> None:
-    margins.write_text(text.replace("%s", bench.fingerprint), encoding="utf-8")
-    with pytest.raises(DataError, match=r"margins\.json is damaged"):
-        fixed_margin(bench, "abcdefabcdef")

@@ -14,7 +14,6 @@ from conceptloom.evaluation.image_rows import image_rows
 from conceptloom.evaluation.image_sanity import REAL, WRONG
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_tables import (
-    ON_THESE_SETS,
     OTHER_SEED,
     Judged,
     identity_table,
@@ -25,6 +24,7 @@ from conceptloom.evaluation.image_tables import (
     rivals_table,
 )
 from conceptloom.evaluation.image_view import ConceptScore
+from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.plan import MASKS, QUICK
 from conceptloom.evaluation.report import Measured, Table, measured
 from conceptloom.evaluation.statistics import holm
@@ -74,7 +74,11 @@ def score(
 
 
 def judged(*compared: ImageScore, margin: float | None = 0.1, other: tuple[ImageScore, ...] = ()) -> Judged:
-    return Judged(compared, other, (), margin)
+    return Judged(compared, other, (), None if margin is None else of_dev(margin))
+
+
+def of_dev(value: float) -> Margin:
+    return Margin(value=value, benchmark="builtin", split="dev", sets=10, pairs=200)
 
 
 def duel(ours: float, theirs: float, scene: str = "a", prompt: int = 0) -> tuple[ImageScore, ImageScore]:
@@ -194,10 +198,17 @@ def test_without_a_margin_there_is_no_table_one_even_of_two_methods() -> None:
 
 def test_the_note_says_where_the_margin_was_measured() -> None:
     found = judged(*duel(0.9, 0.1))
-    for place, told in ((found, "on dev."), (replace(found, margin_from=ON_THESE_SETS), f"{ON_THESE_SETS}.")):
+    coco = Margin(value=0.1, benchmark="coco", split="val2017", sets=1, pairs=2)
+    for place, told in (
+        (found, "builtin dev (10 sets, 200 pairs of images)."),
+        (
+            replace(found, margin=coco),
+            "coco val2017 (1 sets, 2 pairs of images), the sets that are compared here.",
+        ),
+    ):
         table = preference_table(place, "paper", "fixed")
         assert table is not None
-        assert f"0.1000, is the median absolute difference between two seeds of paper {told}" in table.note
+        assert f"0.1000, is the median absolute difference between two seeds of paper on {told}" in table.note
 
 
 def test_the_papers_shares_are_those_of_its_table_one() -> None:

@@ -13,7 +13,6 @@ from conceptloom.evaluation.mask_tables import (
     failure_table,
     mask_curves,
     mask_table,
-    set_groups,
     split_table,
 )
 from conceptloom.evaluation.report import Measured, Table
@@ -98,15 +97,6 @@ def test_methods_are_compared_on_the_masks_that_both_have() -> None:
     scored = [mask("a", CAT, 0.5), mask("a", CAT, 0.3, method="fixed"), mask("b", CAT, 0.9, method="fixed")]
     table = change_table(scored, ["fixed", "paper"])
     assert value(table, "paper less fixed, at the end", "subjects") == pytest.approx(0.2)
-
-
-def test_groups_follow_the_sets_and_the_concepts() -> None:
-    groups = dict(set_groups({one.name: one for one in BENCHMARK.sets}))
-    assert groups["novel nouns"](mask("a", DOG, 0.1))
-    assert not groups["novel nouns"](mask("a", CAT, 0.1))
-    assert groups["two pictures"](mask("b", CAT, 0.1))
-    assert not groups["two pictures"](mask("b", PLACE, 0.1))
-    assert groups["background: photograph"](mask("a", PLACE, 0.1))
 
 
 def test_the_split_table_leaves_out_groups_without_masks() -> None:
