@@ -68,6 +68,7 @@ evidence: $(EVALUATE_STAMP)
 	$(BIN)/conceptloom evaluate --split dev --parts --out $(EVIDENCE)/builtin-dev
 	mkdir -p docs/evidence/builtin-dev
 	cp $(EVIDENCE)/builtin-dev/report.json docs/evidence/builtin-dev/
+	test ! -f $(EVIDENCE)/builtin-dev/margins.json || cp $(EVIDENCE)/builtin-dev/margins.json src/conceptloom/data/judges/
 	$(MAKE) figures
 
 $(VENV)/bin/python:
