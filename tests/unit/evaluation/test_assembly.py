@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bare_scores import BARE
 from conceptloom.backbone import Backbone
 from conceptloom.evaluation.assembly import (
     Findings,
@@ -86,26 +87,12 @@ def units(methods: Sequence[MethodName] = METHODS, variant: str = "") -> tuple[U
 def score(
     scene: str, method: str, prompt: int = 0, overall: float | None = None, seed: int = 0
 ) -> ImageScore:
-    return ImageScore(
+    return replace(
+        BARE,
         set=scene,
         method=method,
-        variant="",
         seed=seed,
         prompt=prompt,
-        kind="context",
-        index=0,
-        is_single=False,
-        concepts=(),
-        known={},
-        relation=None,
-        place=None,
-        place_right=None,
-        place_likeness=None,
-        mixing=None,
-        mixing_released=None,
-        composition=None,
-        text=None,
-        distance=None,
         memorisation=0.1,
         overall=OVERALL[method] if overall is None else overall,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bare_scores import BARE
 from conceptloom.evaluation.benchmark import TrueConcept
 from conceptloom.evaluation.image_rows import METRICS, drift_rows, image_rows, relation_chances
 from conceptloom.evaluation.image_scores import ImageScore
@@ -25,31 +26,6 @@ SHORE = TrueConcept("shore", "beach", "background", "beach", None, "place", "pla
 def subject(concept: TrueConcept = CAT, identity: float = 0.5, **more: Any) -> ConceptScore:
     told = {"present": True, "rank": 0, "leakage": {}, "style_kept": None, "style_right": None, **more}
     return ConceptScore(concept=concept, identity=identity, **told)
-
-
-BARE = ImageScore(
-    set="a",
-    method="paper",
-    variant="",
-    seed=0,
-    prompt=0,
-    kind="context",
-    index=0,
-    is_single=False,
-    concepts=(),
-    known={},
-    relation=None,
-    place=None,
-    place_right=None,
-    place_likeness=None,
-    mixing=None,
-    mixing_released=None,
-    composition=None,
-    text=None,
-    distance=None,
-    memorisation=0.2,
-    overall=None,
-)
 
 
 def by_method(score: ImageScore, concept: TrueConcept | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bare_scores import BARE
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, PromptKind, TrueConcept
 from conceptloom.evaluation.forced_choice import Trial, tally
 from conceptloom.evaluation.image_rows import image_rows
@@ -50,26 +51,17 @@ def score(
         ConceptScore(named[name], identity, identity > 0.5, 0, {}, None, None)
         for name, identity in (subjects or {}).items()
     )
-    absent: dict[str, Any] = dict.fromkeys(
-        ("relation", "place", "place_right", "place_likeness", "mixing", "mixing_released")
-    )
-    return ImageScore(
+    return replace(
+        BARE,
         set=scene,
         method=method,
-        variant="",
         seed=seed,
         prompt=prompt,
         kind=kind,
         index=index,
-        is_single=False,
         concepts=concepts,
-        known={},
-        composition=None,
-        text=None,
-        distance=None,
         memorisation=0.1,
         overall=overall,
-        **absent,
     )
 
 

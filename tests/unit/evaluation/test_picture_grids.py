@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from bare_scores import BARE
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_scores import ImageScore
@@ -184,26 +186,13 @@ def score(
     method: MethodName = "paper",
     seed: int = 0,
 ) -> ImageScore:
-    return ImageScore(
+    return replace(
+        BARE,
         set=scene,
         method=method,
-        variant="",
         seed=seed,
         prompt=prompt,
-        kind="context",
         index=index,
-        is_single=False,
-        concepts=(),
-        known={},
-        relation=None,
-        place=None,
-        place_right=None,
-        place_likeness=None,
-        mixing=None,
-        mixing_released=None,
-        composition=None,
-        text=None,
-        distance=None,
         memorisation=0.1,
         overall=overall,
     )
