@@ -25,7 +25,7 @@ from conceptloom.learning import CRFSettings, build_request, resolve_config
 from conceptloom.learning.e_step import initial_maps
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.trainer import prepare_material
-from conceptloom.masks import DenseCRF, iou, update_masks
+from conceptloom.masks import DenseCRF, MaskRules, iou, update_masks
 
 TAUS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
 SCALES = (0.5, 1.0, 2.0, 4.0)
@@ -61,7 +61,7 @@ def scores(
     """IoU of each concept by threshold and CRF scale."""
     found = {}
     for tau, scale in product(TAUS, SCALES):
-        masks = update_masks(maps, crfs[scale], tau, None, True).masks
+        masks = update_masks(maps, crfs[scale], MaskRules(tau), None, True).masks
         found[tau, scale] = [float(iou(a, b)) for a, b in zip(masks, scene.masks, strict=True)]
     return found
 

@@ -17,8 +17,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from conceptloom.backbone import CrossAttentionLayer, Moments, NoiseSchedule
-from conceptloom.backbone.attention import CrossAttentionProcessor
+from conceptloom.backbone import AttentionLayer, Moments, NoiseSchedule
+from conceptloom.backbone.attention import ExplicitAttentionProcessor
 from conceptloom.concepts import Concept
 from conceptloom.learning import (
     Finished,
@@ -85,8 +85,8 @@ class OracleBackbone:
         ):
             layer.weight.data.copy_(torch.eye(WIDTH))
         self._attention.requires_grad_(False)
-        self._attention.processor = CrossAttentionProcessor()
-        self.cross_attention_layers = (CrossAttentionLayer("up_blocks.0.attn2", "up", GRID),)
+        self._attention.processor = ExplicitAttentionProcessor()
+        self.cross_attention_layers = (AttentionLayer("up_blocks.0.attn2", "up", GRID),)
 
     def cross_attention_modules(self) -> Any:
         return ((self.cross_attention_layers[0], self._attention),)

@@ -134,6 +134,18 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> Non
 RESUMED = {
     "paper, full": {"method": "paper", "train": "full", "initializer": "inversion", "inversion_steps": 2},
     "running average, lora": {"method": "paper", "train": "lora", **AVERAGING},
+    "soft joint masks along self-attention, lora": {
+        "method": "paper",
+        "train": "lora",
+        **AVERAGING,
+        "timestep_range": (0.2, 0.9),
+        "propagation_steps": 1,
+        "normalise": "range",
+        "competition": True,
+        "unary_temperature": 0.4,
+        "crf_labels": "joint",
+        "attention_targets": "probabilities",
+    },
     "literal, kv, alternate": {
         "method": "literal",
         "train": "kv",

@@ -21,12 +21,17 @@ from conceptloom.backbone.adapters import (
     weight_names,
     weights_state,
 )
-from conceptloom.backbone.attention import AttentionRecord, record_attention, selector_for
+from conceptloom.backbone.attention import (
+    AttentionRecord,
+    record_affinity,
+    record_attention,
+    selector_for,
+)
 from conceptloom.backbone.devices import telling_of_memory
 from conceptloom.backbone.loading import load_backbone
 from conceptloom.backbone.model import (
+    AttentionLayer,
     Backbone,
-    CrossAttentionLayer,
     Family,
     ModelIdentity,
     Moments,
@@ -47,9 +52,9 @@ from conceptloom.backbone.schedule import NoiseSchedule
 
 __all__ = [
     "PLACEHOLDER",
+    "AttentionLayer",
     "AttentionRecord",
     "Backbone",
-    "CrossAttentionLayer",
     "DenseKind",
     "Family",
     "ModelIdentity",
@@ -70,6 +75,7 @@ __all__ = [
     "load_lora_state",
     "lora_state",
     "random_rows",
+    "record_affinity",
     "record_attention",
     "refuse_stray_brackets",
     "remove_lora",

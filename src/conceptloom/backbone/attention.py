@@ -17,15 +17,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from conceptloom.backbone.model import Backbone, CrossAttentionLayer
+from conceptloom.backbone.model import AttentionLayer, Backbone
 from conceptloom.backbone.prompts import TokenizedPrompt
+from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 
-class CrossAttentionProcessor:
-    """Attention processor of diffusers for text cross-attention with an explicit float32 softmax.
+AFFINITY_SIDE = 32
+"""Self-attention is recorded at grids of at most so many cells a side: a 64x64 grid's matrix takes 64 MB a head."""
+
+
+class ExplicitAttentionProcessor:
+    """Attention processor of diffusers with an explicit float32 softmax; without text it is self-attention.
 
     Projections are called as modules, so LoRA takes part.
     """
@@ -34,11 +39,13 @@ class CrossAttentionProcessor:
         self,
         attn: Attention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend from image cells (B, h*w, C) to text tokens (B, S, D)."""
+        """Attend from image cells (B, h*w, C) to text tokens (B, S, D), or to the cells themselves."""
         assert attention_mask is None, "text is padded without a mask, as Stable Diffusion does"
+        if encoder_hidden_states is None:
+            encoder_hidden_states = hidden_states
         query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # (B, h*w, C) -> (B*A, h*w, d)
         key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # (B, S, C) -> (B*A, S, d)
         value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
@@ -55,8 +62,8 @@ class CrossAttentionProcessor:
         """Called with the probabilities (B*A, h*w, S) of each pass; keeps nothing."""
 
 
-class RecordingProcessor(CrossAttentionProcessor):
-    """Cross-attention that keeps the mean of its heads, overwritten by each pass (checkpointing runs a layer twice)."""
+class RecordingProcessor(ExplicitAttentionProcessor):
+    """Attention that keeps the mean of its heads, overwritten by each pass (checkpointing runs a layer twice)."""
 
     def __init__(self, name: str, probabilities: dict[str, Tensor]) -> None:
         self._name = name
@@ -103,13 +110,13 @@ class AttentionRecord:
             Filled by the forward pass and kept after the recording; a second pass overwrites the first.
     """
 
-    layers: tuple[CrossAttentionLayer, ...]
+    layers: tuple[AttentionLayer, ...]
     maps: Mapping[str, Tensor] = field(repr=False)
 
 
 @contextmanager
 def record_attention(
-    backbone: Backbone, selector: Tensor, layers: Callable[[CrossAttentionLayer], bool] | None = None
+    backbone: Backbone, selector: Tensor, layers: Callable[[AttentionLayer], bool] | None = None
 ) -> Iterator[AttentionRecord]:
     """Record cross-attention of chosen tokens in every `backbone.predict` inside the ``with`` block.
 
@@ -137,6 +144,44 @@ def record_attention(
     finally:
         for (_, module), processor in zip(chosen, before, strict=True):
             module.processor = processor
+
+
+@contextmanager
+def record_affinity(backbone: Backbone) -> Iterator[Mapping[str, Tensor]]:
+    """Record where each cell looks in the up path's self-attention, at its finest grid of at most 32x32 cells.
+
+    For passes without gradients: the recorded layers compute an explicit softmax, which agrees with the fused kernel
+    to floating-point noise only.
+
+    Yields:
+        (B, n*n, n*n) float32 by layer name, mean over heads, rows sum to 1; empty until the first pass.
+    """
+    layers = affinity_layers([layer for layer, _ in backbone.self_attention_modules()])
+    chosen = [(layer, module) for layer, module in backbone.self_attention_modules() if layer in layers]
+    before = [module.processor for _, module in chosen]
+    probabilities: dict[str, Tensor] = {}
+    try:
+        for layer, module in chosen:
+            module.processor = RecordingProcessor(layer.name, probabilities)
+        yield probabilities
+    finally:
+        for (_, module), processor in zip(chosen, before, strict=True):
+            module.processor = processor
+
+
+def affinity_layers(layers: Sequence[AttentionLayer]) -> tuple[AttentionLayer, ...]:
+    """Self-attention of the up path at its finest grid of at most 32x32 cells; there objects hold together best.
+
+    Raises:
+        ConfigError: the base model has none.
+    """
+    fitting = [layer for layer in layers if layer.place == "up" and layer.side <= AFFINITY_SIDE]
+    if not fitting:
+        raise ConfigError(
+            "configuration key 'propagation_steps': the base model has no self-attention to go along; set it to 0"
+        )
+    finest = max(layer.side for layer in fitting)
+    return tuple(layer for layer in fitting if layer.side == finest)
 
 
 def selector_for(prompts: Sequence[TokenizedPrompt], placeholders: Sequence[Sequence[str | None]]) -> Tensor:

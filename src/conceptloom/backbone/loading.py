@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from conceptloom.backbone.attention import CrossAttentionProcessor
+from conceptloom.backbone.attention import ExplicitAttentionProcessor
 from conceptloom.backbone.devices import resolve_device, resolve_dtype
 from conceptloom.backbone.fingerprint import fingerprint
 from conceptloom.backbone.model import Backbone, ModelIdentity
@@ -311,7 +311,7 @@ def _choose_attention(unet: UNet2DConditionModel, device: torch.device, dtype: t
         device.type == "cpu" and dtype == torch.bfloat16 and cells <= EXPLICIT_SELF_ATTENTION_CELLS
     )
     self_attention = AttnProcessor() if explicit_pays else AttnProcessor2_0()
-    cross_attention: Any = CrossAttentionProcessor()
+    cross_attention: Any = ExplicitAttentionProcessor()
     unet.set_attn_processor(
         {
             name: cross_attention if name.endswith("attn2.processor") else self_attention

@@ -48,8 +48,8 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True)
-class CrossAttentionLayer:
-    """One cross-attention layer of the U-Net: its module name, its part of the U-Net, the side of its grid in cells."""
+class AttentionLayer:
+    """One attention layer of the U-Net: its module name, its part of the U-Net, the side of its grid in cells."""
 
     name: str
     place: Place
@@ -114,7 +114,8 @@ class Backbone:
         self.embedding_dim = int(self.vocabulary_embeddings.shape[1])
         self._shift = float(vae.config["shift_factor"] or 0.0)
         self._scale = float(vae.config["scaling_factor"])
-        self._cross_attention = _cross_attention(unet, side)
+        self._cross_attention = _attention_modules(unet, side, "attn2")
+        self._self_attention = _attention_modules(unet, side, "attn1")
         self.cross_attention_layers = tuple(layer for layer, _ in self._cross_attention)
 
     @property
@@ -186,25 +187,31 @@ class Backbone:
             ).sample
         return model_pred.float()
 
-    def cross_attention_modules(self) -> tuple[tuple[CrossAttentionLayer, Any], ...]:
-        """The layers with diffusers' `Attention` modules that compute them, for `attention.py`."""
+    def cross_attention_modules(self) -> tuple[tuple[AttentionLayer, Any], ...]:
+        """Cross-attention layers with diffusers' `Attention` modules that compute them, for `attention.py`."""
         return self._cross_attention
+
+    def self_attention_modules(self) -> tuple[tuple[AttentionLayer, Any], ...]:
+        """The same for self-attention."""
+        return self._self_attention
 
     @property
     def _pictures_per_pass(self) -> int:
         return max(1, DECODED_PIXELS_PER_PASS // self.size**2)
 
 
-def _cross_attention(unet: UNet2DConditionModel, side: int) -> tuple[tuple[CrossAttentionLayer, Any], ...]:
+def _attention_modules(
+    unet: UNet2DConditionModel, side: int, kind: Literal["attn1", "attn2"]
+) -> tuple[tuple[AttentionLayer, Any], ...]:
     """The U-Net halves its grid after every down block but the last, and doubles it likewise on the way up."""
     levels = len(unet.config["block_out_channels"])
-    found: dict[Place, list[tuple[CrossAttentionLayer, Any]]] = {"down": [], "mid": [], "up": []}
+    found: dict[Place, list[tuple[AttentionLayer, Any]]] = {"down": [], "mid": [], "up": []}
     for name, module in unet.named_modules():
-        match = re.match(r"(?:(down|up)_blocks\.(\d+)|(mid)_block)\..*\.attn2$", name)
+        match = re.match(rf"(?:(down|up)_blocks\.(\d+)|(mid)_block)\..*\.{kind}$", name)
         if match is None:
             continue
         index = int(match[2] or 0)
         place: Place = "mid" if match[3] else "down" if match[1] == "down" else "up"
         halvings = {"down": index, "mid": levels - 1, "up": levels - 1 - index}[place]
-        found[place].append((CrossAttentionLayer(name, place, side >> halvings), module))
+        found[place].append((AttentionLayer(name, place, side >> halvings), module))
     return (*found["down"], *found["mid"], *found["up"])

@@ -17,6 +17,7 @@ from conceptloom.concepts import ConceptKind
 from conceptloom.masks import (
     CRFConfig,
     DenseCRF,
+    MaskRules,
     area_to_grid,
     iou,
     normalise_by_maximum,
@@ -127,7 +128,8 @@ def oracle_masks(
         raise ValueError(f"masks {truth.shape} do not fit a picture {pixels.shape}: expected one (H, W)")
     shares = area_to_grid(truth, latent_shape)
     unrefined = threshold(normalise_by_maximum(resize_maps(shares, truth.shape[1:])), HALF_A_CELL)
-    refined = update_masks(shares, DenseCRF(pixels, crf_config), HALF_A_CELL, None, len(truth) > 1).masks
+    rules = MaskRules(HALF_A_CELL)
+    refined = update_masks(shares, DenseCRF(pixels, crf_config), rules, None, len(truth) > 1).masks
     refined[~truth.any(axis=(1, 2))] = False  # the rescue rules would put something there
     return OracleMasks(refined, unrefined)
 

@@ -168,7 +168,7 @@ def refined_at_end(one: BenchmarkSet, result: UnitResult, config: LearnConfig) -
     Args:
         one: the run's set.
         result: a unit that keeps the attention behind its masks.
-        config: `tau` and the CRF's numbers are read.
+        config: the mask rules and the CRF's numbers are read.
 
     Returns:
         A record per picture, at its last one's step.
@@ -183,7 +183,7 @@ def refined_at_end(one: BenchmarkSet, result: UnitResult, config: LearnConfig) -
             raise ValueError(f"the masks of '{picture.name}' do not come from attention: nothing to refine")
         crf = DenseCRF(square_frame(picture.pixels, last.masks.shape[-1]), config.crf.crf_config())
         maps = last.maps.astype(np.float32)
-        update = update_masks(maps, crf, config.tau, last.masks, len(last.concepts) > 1)
+        update = update_masks(maps, crf, config.mask_rules, last.masks, len(last.concepts) > 1)
         records.append(
             replace(
                 last,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from conceptloom.backbone import (
+    AttentionLayer,
     Backbone,
-    CrossAttentionLayer,
     Moments,
     TokenizedPrompt,
     selector_for,
@@ -167,19 +167,19 @@ def attention_masks_of(draws: Sequence[Draw], grids: Sequence[MaskGrids], width:
     return masks.flatten(2)  # (B, K, n, n) -> (B, K, n*n)
 
 
-def attention_loss_side(layers: Sequence[CrossAttentionLayer]) -> int:
+def attention_loss_side(layers: Sequence[AttentionLayer]) -> int:
     """Side of the maps Eq. 4 acts on: the one nearest to 16 among down and up blocks, the larger of two equal."""
     sides = {layer.side for layer in layers if layer.place in ("down", "up")}
     return min(sides, key=lambda side: (abs(side - ATTENTION_LOSS_SIDE), -side))
 
 
-def loss_layers(layers: Sequence[CrossAttentionLayer]) -> frozenset[str]:
+def loss_layers(layers: Sequence[AttentionLayer]) -> frozenset[str]:
     """Names of the layers Eq. 4 acts on."""
     side = attention_loss_side(layers)
     return frozenset(layer.name for layer in layers if layer.place in ("down", "up") and layer.side == side)
 
 
-def map_layers(layers: Sequence[CrossAttentionLayer], chosen: Layers) -> frozenset[str]:
+def map_layers(layers: Sequence[AttentionLayer], chosen: Layers) -> frozenset[str]:
     """Names of the layers averaged into a map; raises `ConfigError` when the base model has none of them."""
     accepts: dict[Layers, Callable[[str], bool]] = {
         "all": lambda place: True,

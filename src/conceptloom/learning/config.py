@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from conceptloom.concepts.concept import MAX_VECTORS
 from conceptloom.errors import ConfigError
-from conceptloom.masks import CRFConfig
+from conceptloom.masks import CRFConfig, MaskRules, Normalise
 
 Method = Literal["gt", "fixed", "paper", "literal"]
 Layers = Literal["all", "up", "down", "mid", "up_down"]
@@ -71,8 +71,20 @@ class LearnConfig(BaseModel):
     """Random timesteps averaged for the first masks."""
     layers: Layers
     """Cross-attention layers averaged into a map."""
+    timestep_range: tuple[float, float] = (0.0, 1.0)
+    """Part of the schedule, 0 without noise and 1 noise alone, from which stage 2 and the E-step draw timesteps."""
+    propagation_steps: int = Field(0, ge=0, le=100)
+    """How often each cell of a map takes the mean of the cells it attends to in self-attention."""
+    normalise: Normalise = "maximum"
+    """"maximum" divides a map by its maximum, "range" stretches it between its minimum and maximum."""
+    competition: bool = False
+    """Whether a concept's evidence is multiplied by its share of the sum over the picture's concepts."""
     tau: float = Field(gt=0, lt=1)
-    """Threshold on a map divided by its maximum."""
+    """Threshold on a normalised map: the evidence of the rest."""
+    unary_temperature: float | None = Field(None, gt=0, le=100)
+    """The CRF's unary is the softmax of evidence / temperature; none takes the hard one-hot stack."""
+    crf_labels: Literal["binary", "joint"] = "binary"
+    """One CRF per concept, so that masks may overlap, or one for all concepts and the rest."""
     crf: CRFSettings
 
     # Stage 3: EM
@@ -92,6 +104,8 @@ class LearnConfig(BaseModel):
     """Share of the running average that one more M-step map leaves in place."""
     running_average_weighting: Literal["signal", "uniform"] = "signal"
     """"signal" weights a map by the signal's share of the variance at its timestep, so noisy ones count less."""
+    attention_targets: Literal["masks", "probabilities"] = "masks"
+    """What Eq. 4 pulls maps towards: the binary masks by area, or the CRF's probabilities by area."""
     weights: Literal["end", "alternate"] = "end"
     """"alternate" also updates the model's weights inside the loop, after each token update."""
 
@@ -122,6 +136,15 @@ class LearnConfig(BaseModel):
     sample_guidance_scale: float = Field(ge=1, le=100)
 
     @model_validator(mode="after")
+    def _timestep_range_is_not_empty(self) -> LearnConfig:
+        low, high = self.timestep_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"timestep_range is {low:g} to {high:g}: expected two numbers from 0 to 1, the lower one first"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _running_average_takes_the_m_steps_maps(self) -> LearnConfig:
         if self.e_step_source == "running_average" and (
             self.e_step_timesteps != "own" or self.e_step_prompt != "subset"
@@ -139,6 +162,13 @@ class LearnConfig(BaseModel):
                 f"method '{self.method}' never updates its masks: leave mask_update_every out, or use method 'paper'"
             )
         return self
+
+    @property
+    def mask_rules(self) -> MaskRules:
+        """How maps become masks, as the value object `masks.update_masks` takes."""
+        return MaskRules(
+            self.tau, self.normalise, self.competition, self.crf_labels == "joint", self.unary_temperature
+        )
 
     @property
     def trains_weights(self) -> bool:

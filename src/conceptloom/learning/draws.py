@@ -83,6 +83,10 @@ def draw_subset(generator: np.random.Generator, num_concepts: int) -> tuple[int,
     return tuple(int(concept) for concept in generator.permutation(num_concepts)[:size])
 
 
-def draw_timesteps(generator: np.random.Generator, count: int, num_timesteps: int) -> tuple[int, ...]:
-    """`count` timesteps uniform over the schedule."""
-    return tuple(int(timestep) for timestep in generator.integers(num_timesteps, size=count))
+def draw_timesteps(
+    generator: np.random.Generator, count: int, num_timesteps: int, part: tuple[float, float] = (0.0, 1.0)
+) -> tuple[int, ...]:
+    """`count` timesteps uniform over a part of the schedule, given as shares of its length."""
+    first = round(part[0] * num_timesteps)
+    last = max(round(part[1] * num_timesteps), first + 1)
+    return tuple(int(timestep) for timestep in generator.integers(first, last, size=count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from conceptloom.backbone import encode_prompts, record_attention
+from conceptloom.backbone import encode_prompts, record_affinity, record_attention
 from conceptloom.learning.batches import Material, moments_of, passes_at_once
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
 from conceptloom.learning.example import LearningExample
 from conceptloom.learning.objective import average_layers
-from conceptloom.masks import MaskUpdate, iou, update_masks
+from conceptloom.masks import MaskUpdate, iou, propagate, update_masks
 from conceptloom.seeding import noise, numpy_generator
 
 SAME_MASK_IOU = 0.95
@@ -31,16 +32,24 @@ class MeanMaps:
     """(K, h, w)."""
     counts: npt.NDArray[np.int64]
     """(K,); a concept with 0 was in no prompt, its map is all zero."""
+    affinity: npt.NDArray[np.float32] | None = None
+    """(n*n, n*n) the picture's self-attention, along which maps are propagated; rows sum to 1."""
 
 
 def initial_maps(material: Material, rows: Tensor, picture: int, config: LearnConfig) -> MeanMaps:
-    """Stage 2: maps under the picture's full prompt, averaged over `initial_timesteps` random timesteps."""
+    """Stage 2: maps under the picture's full prompt, averaged over `initial_timesteps` random timesteps.
+
+    With `propagation_steps` they come with the self-attention of the same passes, which serves the whole run: it hardly
+    depends on the tokens.
+    """
     generator = numpy_generator(config.seed, "initial masks", "timesteps", picture)
     num_timesteps = material.backbone.num_train_timesteps
-    timesteps = draw_timesteps(generator, config.initial_timesteps, num_timesteps)
+    timesteps = draw_timesteps(generator, config.initial_timesteps, num_timesteps, config.timestep_range)
     everything = tuple(range(len(material.examples[picture].concepts)))
+    key = ("initial masks", picture)
+    with_affinity = config.propagation_steps > 0
     return _mean_maps(
-        material, rows, picture, timesteps, [everything] * len(timesteps), ("initial masks", picture)
+        material, rows, picture, timesteps, [everything] * len(timesteps), key, with_affinity=with_affinity
     )
 
 
@@ -56,7 +65,12 @@ def fresh_maps(
         timesteps = tuple(draw.timestep for draw in draws if draw.picture == picture)
     else:
         generator = numpy_generator(config.seed, *key, "timesteps")
-        timesteps = draw_timesteps(generator, config.e_step_timesteps, material.backbone.num_train_timesteps)
+        timesteps = draw_timesteps(
+            generator,
+            config.e_step_timesteps,
+            material.backbone.num_train_timesteps,
+            config.timestep_range,
+        )
     count = len(material.examples[picture].concepts)
     if config.e_step_prompt == "full":
         subsets = [tuple(range(count))] * len(timesteps)
@@ -112,23 +126,28 @@ def signal_share(log_snr: Tensor) -> Tensor:
 def masks_from(
     example: LearningExample, mean: MeanMaps, config: LearnConfig, previous: npt.NDArray[np.bool_] | None
 ) -> MaskUpdate:
-    """Threshold, DenseCRF and rescue rules; a concept that was in no prompt keeps its previous mask.
+    """Propagation, threshold, DenseCRF and rescue rules; a concept that was in no prompt keeps its previous mask.
 
     Args:
         example: the picture.
-        mean: its concepts' maps.
-        config: `tau` is read.
+        mean: its concepts' maps and, where maps are propagated, its affinity.
+        config: the mask rules and `propagation_steps` are read.
         previous: (K, side, side) masks of the last E-step, None at stage 2.
     """
     several = len(example.concepts) > 1
     seen = mean.counts > 0
+    maps, rules = mean.maps, config.mask_rules
+    if mean.affinity is not None:
+        maps = propagate(maps, mean.affinity, config.propagation_steps)
     if previous is None or seen.all():
-        return update_masks(mean.maps, example.crf, config.tau, previous, several)
-    update = update_masks(mean.maps[seen], example.crf, config.tau, previous[seen], several)
+        return update_masks(maps, example.crf, rules, previous, several)
+    update = update_masks(maps[seen], example.crf, rules, previous[seen], several)
     masks, rescued = previous.copy(), np.zeros(len(seen), dtype=np.bool_)
+    probabilities = previous.astype(np.float32)
     overlap = np.ones(len(seen), dtype=np.float32)
-    masks[seen], rescued[seen], overlap[seen] = update.masks, update.rescued, update.overlap
-    return MaskUpdate(masks, rescued, overlap)
+    masks[seen], probabilities[seen] = update.masks, update.probabilities
+    rescued[seen], overlap[seen] = update.rescued, update.overlap
+    return MaskUpdate(masks, probabilities, rescued, overlap)
 
 
 def collapsed(masks: npt.NDArray[np.bool_]) -> tuple[int, ...]:
@@ -152,6 +171,8 @@ def _mean_maps(
     timesteps: Sequence[int],
     subsets: Sequence[tuple[int, ...]],
     key: tuple[int | str, ...],
+    *,
+    with_affinity: bool = False,
 ) -> MeanMaps:
     backbone, example = material.backbone, material.examples[picture]
     tokens = [concept.placeholder_token for concept in example.concepts]
@@ -164,14 +185,21 @@ def _mean_maps(
     drawn = noise((2, count, channels, h, w), material.seed, *key, "noise").to(backbone.device)
     plain = moments_of(example.moments, 0)
     total = torch.zeros(len(tokens), h, w, device=backbone.device)
+    looked: list[Tensor] = []
     times = torch.tensor(timesteps, device=backbone.device)
     for chunk in torch.arange(count, device=backbone.device).split(passes_at_once(backbone)):
         latents = plain.sample(drawn[0, chunk])
         noisy_latents = backbone.add_noise(latents, drawn[1, chunk], times[chunk])
         selector = prompts.selector[chunk]
-        with record_attention(backbone, selector, lambda layer: layer.name in material.map_layers) as record:
+        recording_affinity = record_affinity(backbone) if with_affinity else nullcontext(dict[str, Tensor]())
+        with (
+            record_attention(backbone, selector, lambda layer: layer.name in material.map_layers) as record,
+            recording_affinity as affinities,
+        ):
             backbone.predict(noisy_latents, times[chunk], hidden_states[prompts.of_element[chunk]])
         total += average_layers(record.maps, material.map_layers, w).sum(dim=0)  # (B, K, h, w) -> (K, h, w)
+        looked += [layer.sum(dim=0) / (count * len(affinities)) for layer in affinities.values()]
     counts = np.array([sum(k in subset for subset in subsets) for k in range(len(tokens))], dtype=np.int64)
     maps = total.cpu().numpy() / np.maximum(counts, 1)[:, None, None].astype(np.float32)
-    return MeanMaps(maps.astype(np.float32), counts)
+    affinity = torch.stack(looked).sum(dim=0).cpu().numpy() if looked else None
+    return MeanMaps(maps.astype(np.float32), counts, affinity)

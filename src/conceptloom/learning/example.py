@@ -76,11 +76,18 @@ def prepare_examples(request: LearnRequest, backbone: Backbone) -> tuple[Learnin
 
 
 def mask_grids(
-    masks: npt.NDArray[np.bool_], latent_side: int, attention_side: int, device: torch.device
+    masks: npt.NDArray[np.bool_],
+    latent_side: int,
+    attention_side: int,
+    device: torch.device,
+    targets: npt.NDArray[np.float32] | None = None,
 ) -> MaskGrids:
-    """Bring masks (K, H, W) to the latent grid and to the grid of Eq. 4's attention maps."""
+    """Bring masks (K, H, W) to the latent grid and to the grid of Eq. 4's attention maps.
+
+    Eq. 4 takes other `targets` (K, H, W) in 0..1 than the masks where they are given.
+    """
     latent = hard_grid(masks, (latent_side, latent_side))
-    attention = area_to_grid(masks, (attention_side, attention_side))
+    attention = area_to_grid(masks if targets is None else targets, (attention_side, attention_side))
     return MaskGrids(
         torch.from_numpy(np.ascontiguousarray(latent)).to(device),
         torch.from_numpy(np.ascontiguousarray(attention, dtype=np.float32)).to(device),

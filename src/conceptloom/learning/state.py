@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class LearningState:
         self.done: dict[Stage, int] = dict.fromkeys(LEARNING_STAGES, 0)
         self.masks: list[npt.NDArray[np.bool_]] = []
         self.grids: list[MaskGrids] = []
+        self.affinities: dict[int, npt.NDArray[np.float32]] = {}
+        """Self-attention by picture, where maps are propagated."""
         self.averages: RunningAverages | None = None
         self.rescues: dict[str, dict[str, int]] = {}
         self.loss_on_others: float | None = None
@@ -50,9 +53,14 @@ class LearningState:
                 self.descents[name].load(tensors)
             self._stored_stage, self._stored_descents = None, {}
 
-    def set_masks(self, picture: int, masks: npt.NDArray[np.bool_]) -> None:
-        """Give one picture new masks, (K, side, side)."""
-        grids = mask_grids(masks, *self._sides, self.rows.device)
+    def set_masks(
+        self,
+        picture: int,
+        masks: npt.NDArray[np.bool_],
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Give one picture new masks, (K, side, side), and Eq. 4 other targets than these where they are given."""
+        grids = mask_grids(masks, *self._sides, self.rows.device, targets)
         if picture == len(self.masks):
             self.masks.append(masks)
             self.grids.append(grids)
@@ -68,6 +76,9 @@ class LearningState:
             tensors |= {f"weights.{key}": value for key, value in self.weights.state().items()}
         for picture, masks in enumerate(self.masks):
             tensors[f"masks.{picture}"] = torch.from_numpy(masks.astype(np.uint8))
+            tensors[f"targets.{picture}"] = self.grids[picture].attention
+        for picture, affinity in self.affinities.items():
+            tensors[f"affinities.{picture}"] = torch.from_numpy(affinity)
         if self.averages is not None:
             for name, arrays in vars(self.averages).items():
                 for picture, array in enumerate(arrays):
@@ -96,8 +107,14 @@ class LearningState:
             self.weights.begin()
             self.weights.load(trained)
         masks = _under("masks", tensors)
+        targets = _under("targets", tensors)
         for picture in range(len(masks)):
             self.set_masks(picture, masks[str(picture)].numpy().astype(np.bool_))
+            stored = targets[str(picture)].to(self.rows.device)
+            self.grids[picture] = replace(self.grids[picture], attention=stored)
+        self.affinities = {
+            int(picture): value.numpy().copy() for picture, value in _under("affinities", tensors).items()
+        }
         averages = {name: _under(f"averages.{name}", tensors) for name in ("sums", "weights", "counts")}
         if averages["sums"]:
             lists = {

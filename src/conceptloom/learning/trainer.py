@@ -179,6 +179,9 @@ class _Learner:
             yield self._masks_updated("masks", picture + 1, picture, updates[-1], mean)
         for picture, update in enumerate(updates):
             self._take(picture, update)
+        for picture, found in enumerate(first):
+            if found.affinity is not None:
+                state.affinities[picture] = found.affinity
         if self._averaging:
             state.averages = RunningAverages.starting_from(first, config.running_average_decay)
         state.done["masks"] = len(examples)
@@ -281,11 +284,13 @@ class _Learner:
                 continue
             else:
                 mean = fresh_maps(self.material, state.rows, picture, config, step, draws)
+            mean = replace(mean, affinity=state.affinities.get(picture))
             updates[picture] = masks_from(example, mean, config, state.masks[picture]), mean
         return updates
 
     def _take(self, picture: int, update: MaskUpdate) -> None:
-        self.state.set_masks(picture, update.masks)
+        soft = self.config.attention_targets == "probabilities"
+        self.state.set_masks(picture, update.masks, update.probabilities if soft else None)
         example = self.material.examples[picture]
         counts = self.state.rescues.setdefault(example.name, dict.fromkeys(_names(example), 0))
         for name, rescued in zip(_names(example), update.rescued, strict=True):
@@ -390,13 +395,21 @@ def _average(
     weights = torch.ones(len(draws))
     if config.running_average_weighting == "signal":
         weights = signal_share(material.backbone.log_snr(batch.timesteps)).cpu()
+    count = material.backbone.num_train_timesteps
+    first, last = (round(share * count) for share in config.timestep_range)
+    weights *= torch.tensor([first <= draw.timestep < last for draw in draws])
     arrays = maps.cpu().numpy()
     for b, draw in enumerate(draws):
+        if weights[b] == 0:
+            continue
         averages.add(draw, arrays[b, : len(draw.concepts)], float(weights[b]), config.running_average_decay)
 
 
 def _given(masks: npt.NDArray[np.bool_]) -> MaskUpdate:
-    return MaskUpdate(masks, np.zeros(len(masks), dtype=np.bool_), np.ones(len(masks), dtype=np.float32))
+    count = len(masks)
+    return MaskUpdate(
+        masks, masks.astype(np.float32), np.zeros(count, dtype=np.bool_), np.ones(count, dtype=np.float32)
+    )
 
 
 def _names(example: LearningExample) -> tuple[str, ...]:

@@ -1,21 +1,36 @@
 """From attention maps to masks: resize, threshold, DenseCRF, rescue rules, grids. numpy and scipy only."""
 
-from conceptloom.masks.crf import CRFConfig, DenseCRF, binary_unary, joint_unary
+from conceptloom.masks.crf import CRFConfig, DenseCRF, binary_unary, joint_unary, soft_energies
 from conceptloom.masks.grids import area_to_grid, hard_grid
-from conceptloom.masks.maps import normalise_by_maximum, resize_maps, threshold
-from conceptloom.masks.update import MaskUpdate, iou, update_masks
+from conceptloom.masks.maps import (
+    Normalise,
+    compete,
+    normalise_by_maximum,
+    normalise_by_range,
+    propagate,
+    resize_maps,
+    threshold,
+)
+from conceptloom.masks.update import MaskRules, MaskUpdate, evidence_of, iou, update_masks
 
 __all__ = [
     "CRFConfig",
     "DenseCRF",
+    "MaskRules",
     "MaskUpdate",
+    "Normalise",
     "area_to_grid",
     "binary_unary",
+    "compete",
+    "evidence_of",
     "hard_grid",
     "iou",
     "joint_unary",
     "normalise_by_maximum",
+    "normalise_by_range",
+    "propagate",
     "resize_maps",
+    "soft_energies",
     "threshold",
     "update_masks",
 ]

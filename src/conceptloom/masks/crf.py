@@ -191,8 +191,20 @@ def joint_unary(masks: npt.NDArray[np.bool_]) -> FloatArray:
     return _one_hot_energies(np.concatenate([rest, masks]), label_axis=0)
 
 
+def soft_energies(evidence: FloatArray, temperature: float, label_axis: int) -> FloatArray:
+    """`-log softmax(evidence / temperature)` over the labels of any stack; low temperatures decide more sharply.
+
+    Raises:
+        ValueError: for a temperature of 0 or less.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: expected a number above 0")
+    scaled = evidence / np.float32(temperature)
+    scaled -= scaled.max(axis=label_axis, keepdims=True)  # keeps the exponentials finite
+    energies: FloatArray = np.log(np.exp(scaled).sum(axis=label_axis, keepdims=True)) - scaled
+    return energies
+
+
 def _one_hot_energies(stack: npt.NDArray[np.bool_], label_axis: int) -> FloatArray:
     """`-log softmax` of a 0/1 stack over its labels."""
-    values = stack.astype(np.float32)
-    energies: FloatArray = np.log(np.exp(values).sum(axis=label_axis, keepdims=True)) - values
-    return energies
+    return soft_energies(stack.astype(np.float32), 1.0, label_axis)

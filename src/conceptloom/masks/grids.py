@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 
-def area_to_grid(masks: npt.NDArray[np.bool_], grid: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Share of every cell's area that masks (K, H, W) cover, (K, h, w) in 0..1.
+def area_to_grid(
+    masks: npt.NDArray[np.bool_] | npt.NDArray[np.float32], grid: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Share of every cell's area that masks (K, H, W) cover, (K, h, w) in 0..1; probabilities cover in part.
 
     Pixels on a border between cells count for each in part, so the total area is kept for any two sizes.
     """

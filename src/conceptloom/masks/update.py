@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conceptloom.masks.crf import DenseCRF, binary_unary
-from conceptloom.masks.maps import FloatArray, normalise_by_maximum, resize_maps, threshold
+from conceptloom.masks.crf import DenseCRF, binary_unary, joint_unary, soft_energies
+from conceptloom.masks.maps import (
+    FloatArray,
+    Normalise,
+    compete,
+    normalise_by_maximum,
+    normalise_by_range,
+    resize_maps,
+    threshold,
+)
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -20,31 +28,63 @@ RESCUE_SHARE = 0.05
 """Share of a map's highest pixels taken when nothing else is left."""
 
 
+@dataclass(frozen=True)
+class MaskRules:
+    """How maps become masks; the defaults are the paper's.
+
+    `tau` is the evidence of the rest: a concept gets a pixel where its normalised map is above it.
+    `normalise` divides by the maximum, or stretches each map between its minimum and maximum.
+    `competition` multiplies evidence by its share of the sum over concepts (`maps.compete`).
+    `joint` puts all concepts and the rest into one CRF, so that masks are disjoint; else each has a binary CRF.
+    `temperature` makes the unary soft, the softmax of evidence / temperature; None takes the hard one-hot stack.
+    """
+
+    tau: float
+    normalise: Normalise = "maximum"
+    competition: bool = False
+    joint: bool = False
+    temperature: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class MaskUpdate:
     """New masks of one picture's concepts and how they came about."""
 
     masks: BoolArray
     """(K, H, W)."""
+    probabilities: FloatArray
+    """(K, H, W) of each concept by the CRF; those of a mask that was refused are the mask that stands in its place."""
     rescued: BoolArray
     """(K,): the refined mask was refused and another one stands in its place."""
-    overlap: npt.NDArray[np.float32]
+    overlap: FloatArray
     """(K,): IoU of the thresholded and the refined mask."""
 
 
-def update_masks(
-    maps: FloatArray, crf: DenseCRF, tau: float, previous: BoolArray | None, others_present: bool
-) -> MaskUpdate:
-    """Threshold maps and refine each concept's mask with a two-label CRF of its own, so masks may overlap.
+def evidence_of(maps: FloatArray, size: tuple[int, int], rules: MaskRules) -> FloatArray:
+    """Evidence (K, H, W) in 0..1 of maps (K, h, w): resized, normalised, and competing where the rules say so.
 
-    A refined mask is refused if it overlaps its input by an IoU under 0.5, is empty, or is full while the picture has
-    other concepts. Then the previous mask stays; at stage 2 the unrefined one, or the top 5 % of the map if that is
-    empty too.
+    Raises:
+        ValueError: for negative or non-finite maps.
+    """
+    resized = resize_maps(maps, size)
+    by_maximum = rules.normalise == "maximum"
+    evidence = normalise_by_maximum(resized) if by_maximum else normalise_by_range(resized)
+    return compete(evidence) if rules.competition else evidence
+
+
+def update_masks(
+    maps: FloatArray, crf: DenseCRF, rules: MaskRules, previous: BoolArray | None, others_present: bool
+) -> MaskUpdate:
+    """Threshold maps and refine the masks by the picture's DenseCRF: a two-label one each, or one for all.
+
+    A refined mask is refused if it is empty, or full while the picture has other concepts, or, with binary CRFs, if it
+    overlaps its input by an IoU under 0.5. Then the previous mask stays; at stage 2 the unrefined one, or the top 5 %
+    of the evidence if that is empty too.
 
     Args:
         maps: (K, h, w) attention maps, 0 or more, at any resolution.
         crf: the CRF of the picture (H, W).
-        tau: threshold on a map divided by its maximum.
+        rules: how maps become masks.
         previous: (K, H, W) masks of the last E-step; None at stage 2.
         others_present: whether the picture has further concepts.
 
@@ -56,23 +96,61 @@ def update_masks(
     expected = (len(maps), *crf.size)
     if previous is not None and previous.shape != expected:
         raise ValueError(f"previous masks have shape {previous.shape}: maps and picture need {expected}")
-    resized = normalise_by_maximum(resize_maps(maps, crf.size))
-    unrefined = threshold(resized, tau)
-    probabilities = crf.infer_binary(binary_unary(unrefined))
-    masks = probabilities[:, 1] > probabilities[:, 0]
+    evidence = evidence_of(maps, crf.size, rules)
+    assign = _assign_jointly if rules.joint else _assign_one_by_one
+    unrefined, masks, probabilities = assign(evidence, crf, rules)
     overlap = np.array(
         [iou(before, after) for before, after in zip(unrefined, masks, strict=True)], dtype=np.float32
     )
     empty, full = ~masks.any(axis=(1, 2)), masks.all(axis=(1, 2))
-    rescued = (overlap < RESCUE_IOU) | empty | (full & others_present)
+    rescued: BoolArray = np.logical_or(empty, full & others_present)
+    if not rules.joint:
+        rescued = rescued | (overlap < RESCUE_IOU)
     for k in np.flatnonzero(rescued):
         if previous is not None:
             masks[k] = previous[k]
         elif unrefined[k].any():
             masks[k] = unrefined[k]
         else:
-            masks[k] = _highest_pixels(resized[k], RESCUE_SHARE)
-    return MaskUpdate(masks, rescued, overlap)
+            masks[k] = _highest_pixels(evidence[k], RESCUE_SHARE)
+        probabilities[k] = masks[k]
+    return MaskUpdate(masks, probabilities, rescued, overlap)
+
+
+def _assign_one_by_one(
+    evidence: FloatArray, crf: DenseCRF, rules: MaskRules
+) -> tuple[BoolArray, BoolArray, FloatArray]:
+    """Unrefined masks, refined masks and probabilities (K, H, W) of a binary CRF per concept."""
+    unrefined = threshold(evidence, rules.tau)
+    if rules.temperature is None:
+        unaries = binary_unary(unrefined)
+    else:
+        rest = np.full_like(evidence, rules.tau)
+        unaries = soft_energies(np.stack([rest, evidence], axis=1), rules.temperature, label_axis=1)
+    found = crf.infer_binary(unaries)
+    return unrefined, found[:, 1] > found[:, 0], found[:, 1].copy()
+
+
+def _assign_jointly(
+    evidence: FloatArray, crf: DenseCRF, rules: MaskRules
+) -> tuple[BoolArray, BoolArray, FloatArray]:
+    """Unrefined masks, refined masks and probabilities (K, H, W) of one CRF over the rest and all concepts."""
+    stack = np.concatenate([np.full_like(evidence[:1], rules.tau), evidence])  # (K+1, H, W), the rest first
+    unrefined = threshold(evidence, rules.tau)
+    if rules.temperature is None:
+        unary = joint_unary(unrefined)
+    else:
+        unary = soft_energies(stack, rules.temperature, label_axis=0)
+        unrefined = _winners(stack)
+    found = crf.infer(unary)
+    return unrefined, _winners(found), found[1:].copy()
+
+
+def _winners(values: FloatArray) -> BoolArray:
+    """(K, H, W): where each label of values (K+1, H, W) but the first has the highest; of equals the first wins."""
+    labels = np.arange(1, len(values))[:, None, None]
+    winners: BoolArray = values.argmax(axis=0)[None] == labels
+    return winners
 
 
 def iou(a: BoolArray, b: BoolArray) -> float:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from conceptloom.backbone import (
+    AttentionLayer,
     Backbone,
     add_lora,
     encode_prompts,
     load_backbone,
+    record_affinity,
     record_attention,
     remove_lora,
     selector_for,
     tokenize,
 )
-from conceptloom.backbone.attention import CrossAttentionProcessor
+from conceptloom.backbone.attention import ExplicitAttentionProcessor, affinity_layers
+from conceptloom.errors import ConfigError
 from conceptloom.seeding import noise
 
 PLACEHOLDERS = {"<cat>": 1, "<dog>": 2}
@@ -178,7 +183,65 @@ def test_processors_are_restored_when_the_choice_of_layers_fails(tiny_backbone: 
     ):
         pass
     assert processors(tiny_backbone) == before
-    assert all(isinstance(processor, CrossAttentionProcessor) for processor in before)
+    assert all(isinstance(processor, ExplicitAttentionProcessor) for processor in before)
+
+
+def test_affinity_is_where_each_cell_looks_at_the_finest_fitting_grid(tiny_backbone: Backbone) -> None:
+    with record_affinity(tiny_backbone) as affinities:
+        tiny_backbone.predict(*inputs(tiny_backbone))
+    assert affinities
+    for affinity in affinities.values():
+        assert affinity.shape == (2, 16**2, 16**2)
+        torch.testing.assert_close(affinity.sum(dim=-1), torch.ones_like(affinity[..., 0]), rtol=0, atol=1e-5)
+
+
+def test_affinity_equals_the_softmax_by_hand(tiny_backbone: Backbone) -> None:
+    layer, module = affinity_modules(tiny_backbone)[-1]
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        module.to_q.register_forward_hook(lambda _, args, out: seen.update(q=out)),
+        module.to_k.register_forward_hook(lambda _, args, out: seen.update(k=out)),
+    ]
+    with record_affinity(tiny_backbone) as affinities:
+        tiny_backbone.predict(*inputs(tiny_backbone))
+    for hook in hooks:
+        hook.remove()
+    query, key = (seen[name].unflatten(-1, (module.heads, -1)).transpose(1, 2) for name in "qk")
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (B, A, n*n, n*n)
+    expected = scores.softmax(dim=-1).mean(dim=1)
+    torch.testing.assert_close(affinities[layer.name], expected, rtol=0, atol=1e-6)
+
+
+def test_recording_affinity_changes_the_output_by_floating_point_noise_only(tiny_backbone: Backbone) -> None:
+    plain = tiny_backbone.predict(*inputs(tiny_backbone))
+    with record_affinity(tiny_backbone):
+        recorded = tiny_backbone.predict(*inputs(tiny_backbone))
+    torch.testing.assert_close(recorded, plain, rtol=0, atol=2e-6)
+
+
+def test_self_attention_processors_are_restored_after_an_exception(tiny_backbone: Backbone) -> None:
+    before = [module.processor for _, module in tiny_backbone.self_attention_modules()]
+    with pytest.raises(KeyError), record_affinity(tiny_backbone):
+        raise KeyError
+    assert [module.processor for _, module in tiny_backbone.self_attention_modules()] == before
+
+
+def affinity_modules(backbone: Backbone) -> list[tuple[AttentionLayer, Any]]:
+    pairs = backbone.self_attention_modules()
+    chosen = affinity_layers([layer for layer, _ in pairs])
+    return [(layer, module) for layer, module in pairs if layer in chosen]
+
+
+def test_affinity_comes_from_the_up_path_at_its_finest_grid_of_32_cells_at_most() -> None:
+    layers = [
+        AttentionLayer(f"{place}.{side}", place, side) for place in ("down", "up") for side in (64, 32, 16)
+    ]
+    assert [layer.name for layer in affinity_layers(layers)] == ["up.32"]
+
+
+def test_a_model_without_fitting_self_attention_is_refused_with_the_key_to_change() -> None:
+    with pytest.raises(ConfigError, match="propagation_steps"):
+        affinity_layers([AttentionLayer("down", "down", 16), AttentionLayer("up", "up", 64)])
 
 
 def gradient_of_maps(backbone: Backbone, rows: Tensor, *, inside: bool = True) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from conceptloom.backbone import Backbone, Moments, load_backbone
-from conceptloom.backbone.model import _cross_attention
+from conceptloom.backbone.model import _attention_modules
 from conceptloom.seeding import noise, numpy_generator
 from tiny_models import LATENT_SHAPE, MAX_TOKENS, PICTURE_SIDE, WIDTH
 
@@ -36,7 +36,7 @@ def test_the_sides_of_stable_diffusions_four_levels_are_those_of_its_queries() -
         attention_head_dim=2,
         norm_num_groups=4,
     )
-    layers = _cross_attention(unet, side=32)
+    layers = _attention_modules(unet, 32, "attn2")
     cells: dict[str, int] = {}
     for layer, module in layers:
         module.register_forward_pre_hook(

@@ -160,7 +160,7 @@ def frame() -> npt.NDArray[np.uint8]:
 def test_no_iteration_of_the_crf_leaves_the_thresholded_masks() -> None:
     config = method_config("builtin", "paper", 0, part("no-crf").overrides)
     maps = disc_maps()
-    update = update_masks(maps, DenseCRF(frame(), config.crf.crf_config()), config.tau, None, True)
+    update = update_masks(maps, DenseCRF(frame(), config.crf.crf_config()), config.mask_rules, None, True)
     expected = threshold(normalise_by_maximum(resize_maps(maps, SIDE)), config.tau)
     assert not update.rescued.any()
     np.testing.assert_array_equal(update.masks, expected)
@@ -195,7 +195,7 @@ def test_the_crf_at_the_end_refines_the_last_attention_as_one_mask_update_would(
     result = unit(true_masks(), maps, step=40)
     (record,) = refined_at_end(ONE, result, CONFIG)
     crf = DenseCRF(frame(), CONFIG.crf.crf_config())
-    direct = update_masks(maps.astype(np.float32), crf, CONFIG.tau, None, True)
+    direct = update_masks(maps.astype(np.float32), crf, CONFIG.mask_rules, None, True)
     assert not direct.rescued.any()
     np.testing.assert_array_equal(record.masks, direct.masks)
     assert (record.step, record.picture, record.rescued) == (40, "first", ())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conceptloom.backbone import Backbone, CrossAttentionLayer, tokenize
+from conceptloom.backbone import AttentionLayer, Backbone, tokenize
 from conceptloom.concepts import Concept
 from conceptloom.errors import ConfigError, PromptError
 from conceptloom.learning import LearningPicture, LearnRequest, resolve_config
@@ -20,11 +20,11 @@ from conceptloom.learning.trainer import prepare_material
 from conceptloom.pictures import Picture
 
 LAYERS = (
-    CrossAttentionLayer("d0", "down", 64),
-    CrossAttentionLayer("d1", "down", 16),
-    CrossAttentionLayer("m", "mid", 8),
-    CrossAttentionLayer("u1", "up", 16),
-    CrossAttentionLayer("u0", "up", 64),
+    AttentionLayer("d0", "down", 64),
+    AttentionLayer("d1", "down", 16),
+    AttentionLayer("m", "mid", 8),
+    AttentionLayer("u1", "up", 16),
+    AttentionLayer("u0", "up", 64),
 )
 
 
@@ -33,9 +33,7 @@ def test_eq4_acts_on_the_16_maps_of_down_and_up() -> None:
 
 
 def test_eq4_takes_the_nearest_side_where_there_is_no_16() -> None:
-    layers = [
-        CrossAttentionLayer(place, place, side) for place, side in (("down", 24), ("mid", 16), ("up", 8))
-    ]  # type: ignore[arg-type]
+    layers = [AttentionLayer(place, place, side) for place, side in (("down", 24), ("mid", 16), ("up", 8))]  # type: ignore[arg-type]
     assert attention_loss_side(layers) == 24
 
 

@@ -11,7 +11,7 @@ from conceptloom.backbone import family_of
 from conceptloom.errors import ConfigError
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
 from conceptloom.learning.presets import PRESETS, resolve_config
-from conceptloom.masks import CRFConfig
+from conceptloom.masks import CRFConfig, MaskRules
 
 
 @pytest.mark.parametrize("family", PRESETS)
@@ -150,3 +150,20 @@ def test_a_yaml_bomb_is_named_without_being_unfolded(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json"):
         read_config_file(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("part", [(0.7, 0.3), (0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)])
+def test_a_timestep_range_that_is_no_part_of_the_schedule_is_refused(part: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=r"timestep_range is .* from 0 to 1"):
+        resolve_config("builtin", {"timestep_range": part})
+
+
+def test_mask_rules_are_those_of_the_configuration() -> None:
+    values = {
+        "tau": 0.2,
+        "normalise": "range",
+        "competition": True,
+        "crf_labels": "joint",
+        "unary_temperature": 0.4,
+    }
+    assert resolve_config("builtin", values).mask_rules == MaskRules(0.2, "range", True, True, 0.4)

@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from conceptloom.learning.draws import Draw, Source, draw_batch
+import numpy as np
+
+from conceptloom.learning.draws import Draw, Source, draw_batch, draw_timesteps
 
 SOURCES = [Source(3, may_flip=True), Source(2, may_flip=True), Source(1, may_flip=False)]
 
@@ -55,3 +57,13 @@ def test_stages_draw_differently() -> None:
 
 def test_all_concepts_are_named_in_their_own_order_on_request() -> None:
     assert {draw.concepts for draw in draws(6, all_concepts=True)} == {(0, 1, 2), (0, 1), (0,)}
+
+
+def test_timesteps_of_a_part_of_the_schedule_cover_it_uniformly() -> None:
+    drawn = draw_timesteps(np.random.default_rng(0), 4000, 1000, (0.3, 0.7))
+    assert (min(drawn), max(drawn)) == (300, 699)
+    assert abs(np.mean(drawn) - 499.5) < 6
+
+
+def test_the_narrowest_part_of_a_schedule_still_has_a_timestep() -> None:
+    assert set(draw_timesteps(np.random.default_rng(0), 5, 1000, (0.5, 0.5001))) == {500}

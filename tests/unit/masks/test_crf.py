@@ -10,7 +10,7 @@ from safetensors import safe_open
 from scipy.special import expit, softmax
 
 from conceptloom.errors import ConfigError
-from conceptloom.masks import CRFConfig, DenseCRF, binary_unary, iou, joint_unary
+from conceptloom.masks import CRFConfig, DenseCRF, binary_unary, iou, joint_unary, soft_energies
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "crf_reference.safetensors"
 GOLDEN_CASES = (
@@ -246,6 +246,22 @@ def test_joint_unary_ties_where_masks_overlap_and_gives_holes_to_the_rest() -> N
     assert overlap[1] == overlap[2] < overlap[0]
     assert single.argmin() == 1
     assert hole.argmin() == 0
+
+
+def test_soft_energies_are_minus_the_log_of_the_softmax_at_their_temperature() -> None:
+    evidence = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
+    expected = -np.log(softmax(evidence / 0.25, axis=0))
+    np.testing.assert_allclose(soft_energies(evidence, 0.25, label_axis=0), expected, atol=1e-5)
+
+
+def test_soft_energies_stay_finite_at_a_temperature_near_zero() -> None:
+    evidence = np.array([[[0.0]], [[1.0]]], dtype=np.float32)
+    assert np.isfinite(soft_energies(evidence, 1e-6, label_axis=0)).all()
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature is 0"):
+        soft_energies(np.zeros((2, 1, 1), dtype=np.float32), 0, label_axis=0)
 
 
 def test_wrong_shapes_are_refused_naming_both() -> None:

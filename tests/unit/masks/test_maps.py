@@ -4,7 +4,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conceptloom.masks import normalise_by_maximum, resize_maps, threshold
+from conceptloom.masks import (
+    compete,
+    normalise_by_maximum,
+    normalise_by_range,
+    propagate,
+    resize_maps,
+    threshold,
+)
 
 
 @given(
@@ -51,3 +58,42 @@ def test_maps_that_are_no_attention_are_refused(value: float) -> None:
 def test_threshold_keeps_what_is_above_it() -> None:
     maps = np.array([[[0.0, 0.4, 0.41, 1.0]]], dtype=np.float32)
     np.testing.assert_array_equal(threshold(maps, 0.4), [[[False, False, True, True]]])
+
+
+def test_each_map_is_stretched_between_its_own_minimum_and_maximum() -> None:
+    maps = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.7, 0.7], [0.7, 0.7]]], dtype=np.float32)
+    expected = [[[0.0, 0.25], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]
+    np.testing.assert_allclose(normalise_by_range(maps), expected)
+
+
+def test_competition_leaves_a_lone_claim_and_halves_an_even_one() -> None:
+    evidence = np.array([[[0.8, 0.6, 0.0]], [[0.0, 0.6, 0.0]]], dtype=np.float32)
+    np.testing.assert_allclose(compete(evidence), [[[0.8, 0.3, 0.0]], [[0.0, 0.3, 0.0]]], rtol=1e-6)
+
+
+def test_a_propagated_cell_takes_the_mean_of_the_cells_it_looks_at() -> None:
+    maps = np.array([[[1.0, 0.0], [0.5, 0.0]]], dtype=np.float32)
+    affinity = np.eye(4, dtype=np.float32)
+    affinity[1] = [0.5, 0.0, 0.5, 0.0]
+    np.testing.assert_allclose(propagate(maps, affinity, 1), [[[1.0, 0.75], [0.5, 0.0]]])
+
+
+def test_two_steps_of_propagation_are_one_step_twice() -> None:
+    generator = np.random.default_rng(0)
+    maps = generator.random((2, 4, 4), dtype=np.float32)
+    affinity = generator.random((16, 16), dtype=np.float32)
+    affinity /= affinity.sum(axis=1, keepdims=True)
+    twice = propagate(propagate(maps, affinity, 1), affinity, 1)
+    np.testing.assert_allclose(propagate(maps, affinity, 2), twice, rtol=1e-5)
+
+
+def test_maps_of_another_grid_are_propagated_on_the_grid_of_the_affinity() -> None:
+    maps = np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
+    propagated = propagate(maps, np.eye(16, dtype=np.float32), 1)
+    np.testing.assert_allclose(propagated, resize_maps(maps, 4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 9), (15, 15)])
+def test_an_affinity_of_no_square_grid_is_refused_naming_its_shape(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"\({shape[0]}, {shape[1]}\)"):
+        propagate(np.ones((1, 4, 4), dtype=np.float32), np.ones(shape, dtype=np.float32), 1)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from conceptloom.masks import CRFConfig, DenseCRF, area_to_grid, iou, update_masks
+from conceptloom.masks import CRFConfig, DenseCRF, MaskRules, area_to_grid, evidence_of, iou, update_masks
 
 HEIGHT, WIDTH = 24, 36
 
@@ -38,14 +38,18 @@ def _map_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 def test_a_trusted_refined_mask_replaces_the_previous_one() -> None:
     refined = _columns(0, 15)
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(refined), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(
+        _map_of(THRESHOLDED), PlantedCRF(refined), MaskRules(0.4), PREVIOUS, others_present=True
+    )
     np.testing.assert_array_equal(update.masks, refined)
     assert not update.rescued.any()
     np.testing.assert_allclose(update.overlap, [12 / 15])
 
 
 def test_refined_mask_with_an_iou_under_half_leaves_the_previous_mask() -> None:
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(ELSEWHERE), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(
+        _map_of(THRESHOLDED), PlantedCRF(ELSEWHERE), MaskRules(0.4), PREVIOUS, others_present=True
+    )
     np.testing.assert_array_equal(update.masks, PREVIOUS)
     assert update.rescued.all()
     np.testing.assert_allclose(update.overlap, [4 / 24])
@@ -53,44 +57,52 @@ def test_refined_mask_with_an_iou_under_half_leaves_the_previous_mask() -> None:
 
 def test_refined_mask_with_an_iou_of_exactly_half_is_trusted() -> None:
     refined = _columns(0, 24)
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(refined), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(
+        _map_of(THRESHOLDED), PlantedCRF(refined), MaskRules(0.4), PREVIOUS, others_present=True
+    )
     np.testing.assert_array_equal(update.masks, refined)
     assert not update.rescued.any()
 
 
 def test_empty_refined_mask_leaves_the_previous_mask() -> None:
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(
+        _map_of(THRESHOLDED), PlantedCRF(EMPTY), MaskRules(0.4), PREVIOUS, others_present=True
+    )
     np.testing.assert_array_equal(update.masks, PREVIOUS)
     assert update.rescued.all()
 
 
 def test_empty_refined_mask_of_an_empty_input_is_rescued_though_their_iou_is_one() -> None:
-    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), MaskRules(0.4), PREVIOUS, others_present=True)
     np.testing.assert_array_equal(update.masks, PREVIOUS)
     assert update.rescued.all()
     np.testing.assert_array_equal(update.overlap, 1.0)
 
 
 def test_full_refined_mask_leaves_the_previous_mask_beside_other_concepts() -> None:
-    update = update_masks(_map_of(_columns(0, 30)), PlantedCRF(FULL), 0.4, PREVIOUS, others_present=True)
+    update = update_masks(
+        _map_of(_columns(0, 30)), PlantedCRF(FULL), MaskRules(0.4), PREVIOUS, others_present=True
+    )
     np.testing.assert_array_equal(update.masks, PREVIOUS)
     assert update.rescued.all()
 
 
 def test_full_refined_mask_of_the_only_concept_is_trusted() -> None:
-    update = update_masks(_map_of(_columns(0, 30)), PlantedCRF(FULL), 0.4, PREVIOUS, others_present=False)
+    update = update_masks(
+        _map_of(_columns(0, 30)), PlantedCRF(FULL), MaskRules(0.4), PREVIOUS, others_present=False
+    )
     assert update.masks.all()
     assert not update.rescued.any()
 
 
 def test_rescue_at_stage_2_takes_the_unrefined_mask() -> None:
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, None, others_present=True)
+    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), MaskRules(0.4), None, others_present=True)
     np.testing.assert_array_equal(update.masks, THRESHOLDED)
     assert update.rescued.all()
 
 
 def test_rescue_at_stage_2_takes_5_percent_of_the_pixels_where_the_unrefined_mask_is_empty_too() -> None:
-    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), 0.4, None, others_present=True)
+    update = update_masks(_map_of(EMPTY), PlantedCRF(EMPTY), MaskRules(0.4), None, others_present=True)
     assert update.masks.sum() == np.ceil(0.05 * HEIGHT * WIDTH)
     assert update.rescued.all()
 
@@ -98,7 +110,7 @@ def test_rescue_at_stage_2_takes_5_percent_of_the_pixels_where_the_unrefined_mas
 def test_rescue_at_stage_2_takes_the_highest_pixels_of_the_map() -> None:
     """A threshold of 1 lets nothing through, so that the map itself has to decide."""
     maps = np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(1, HEIGHT, WIDTH)
-    update = update_masks(maps, PlantedCRF(EMPTY), 1.0, None, others_present=True)
+    update = update_masks(maps, PlantedCRF(EMPTY), MaskRules(1.0), None, others_present=True)
     np.testing.assert_array_equal(np.flatnonzero(update.masks), np.arange(HEIGHT * WIDTH)[-44:])
 
 
@@ -106,14 +118,18 @@ def test_concepts_are_rescued_one_by_one() -> None:
     thresholded = np.concatenate([THRESHOLDED, THRESHOLDED])
     refined = np.concatenate([ELSEWHERE, THRESHOLDED])
     previous = np.concatenate([PREVIOUS, PREVIOUS])
-    update = update_masks(_map_of(thresholded), PlantedCRF(refined), 0.4, previous, others_present=True)
+    update = update_masks(
+        _map_of(thresholded), PlantedCRF(refined), MaskRules(0.4), previous, others_present=True
+    )
     np.testing.assert_array_equal(update.rescued, [True, False])
     np.testing.assert_array_equal(update.masks, np.concatenate([PREVIOUS, THRESHOLDED]))
 
 
 def test_previous_masks_are_not_changed_or_shared() -> None:
     previous = PREVIOUS.copy()
-    update = update_masks(_map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, previous, others_present=True)
+    update = update_masks(
+        _map_of(THRESHOLDED), PlantedCRF(EMPTY), MaskRules(0.4), previous, others_present=True
+    )
     update.masks[:] = True
     np.testing.assert_array_equal(previous, PREVIOUS)
 
@@ -130,7 +146,7 @@ def test_a_planted_map_comes_back_as_the_planted_mask() -> None:
     colours = np.array([[190, 60, 60], [60, 120, 190], [210, 200, 120]])
     pixels = (colours[owner] + generator.normal(0, 4, (height, width, 3))).clip(0, 255).astype(np.uint8)
     maps = area_to_grid(planted, (16, 16)) + 0.1 * generator.random((3, 16, 16), dtype=np.float32)
-    update = update_masks(0.02 * maps, DenseCRF(pixels), 0.4, None, others_present=True)
+    update = update_masks(0.02 * maps, DenseCRF(pixels), MaskRules(0.4), None, others_present=True)
     assert not update.rescued.any()
     for mask, truth in zip(update.masks, planted, strict=True):
         assert iou(mask, truth) > 0.97
@@ -140,14 +156,18 @@ def test_a_small_object_that_the_crf_erases_keeps_its_unrefined_mask() -> None:
     pixels = np.full((64, 64, 3), 128, dtype=np.uint8)
     planted = np.zeros((1, 64, 64), dtype=np.bool_)
     planted[0, 30:34, 30:34] = True
-    update = update_masks(planted.astype(np.float32), DenseCRF(pixels), 0.4, None, others_present=True)
+    update = update_masks(
+        planted.astype(np.float32), DenseCRF(pixels), MaskRules(0.4), None, others_present=True
+    )
     assert update.rescued.all()
     np.testing.assert_array_equal(update.masks, planted)
 
 
 def test_no_concepts_give_no_masks() -> None:
     crf = DenseCRF(np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8))
-    update = update_masks(np.zeros((0, 4, 4), dtype=np.float32), crf, 0.4, None, others_present=True)
+    update = update_masks(
+        np.zeros((0, 4, 4), dtype=np.float32), crf, MaskRules(0.4), None, others_present=True
+    )
     assert update.masks.shape == (0, HEIGHT, WIDTH)
     assert update.rescued.shape == update.overlap.shape == (0,)
 
@@ -155,13 +175,17 @@ def test_no_concepts_give_no_masks() -> None:
 def test_previous_masks_of_another_shape_are_refused_naming_both() -> None:
     with pytest.raises(ValueError, match=r"\(1, 36, 24\).*\(1, 24, 36\)"):
         update_masks(
-            _map_of(THRESHOLDED), PlantedCRF(EMPTY), 0.4, PREVIOUS.transpose(0, 2, 1), others_present=True
+            _map_of(THRESHOLDED),
+            PlantedCRF(EMPTY),
+            MaskRules(0.4),
+            PREVIOUS.transpose(0, 2, 1),
+            others_present=True,
         )
 
 
 def test_maps_without_a_concept_axis_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(24, 36\).*\(K, h, w\)"):
-        update_masks(_map_of(THRESHOLDED)[0], PlantedCRF(EMPTY), 0.4, None, others_present=True)
+        update_masks(_map_of(THRESHOLDED)[0], PlantedCRF(EMPTY), MaskRules(0.4), None, others_present=True)
 
 
 @given(a=hnp.arrays(np.bool_, (3, 5)), b=hnp.arrays(np.bool_, (3, 5)))
@@ -182,3 +206,63 @@ def test_iou_of_two_empty_masks_is_one() -> None:
 def test_iou_of_masks_of_different_shapes_is_refused_naming_both() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(3, 2\)"):
         iou(np.zeros((2, 3), dtype=np.bool_), np.zeros((3, 2), dtype=np.bool_))
+
+
+JOINT = MaskRules(0.3, joint=True, temperature=0.4)
+WITHOUT_PAIRWISE = CRFConfig(gaussian_weight=0.0, bilateral_weight=0.0)
+
+
+def _plain_crf() -> DenseCRF:
+    return DenseCRF(np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8), WITHOUT_PAIRWISE)
+
+
+def _ramps() -> NDArray[np.float32]:
+    """Two concepts: one falls from left to right, the other rises half as high."""
+    ramp = np.broadcast_to(np.linspace(0, 1, WIDTH, dtype=np.float32), (HEIGHT, WIDTH))
+    return np.stack([1 - ramp, ramp])
+
+
+def test_joint_masks_are_disjoint_and_leave_the_rest_out() -> None:
+    maps = np.maximum(_ramps() - 0.45, 0)
+    update = update_masks(maps, _plain_crf(), JOINT, None, others_present=True)
+    assert not (update.masks[0] & update.masks[1]).any()
+    assert (~update.masks.any(axis=0)).any()
+
+
+def test_without_pairs_a_soft_joint_crf_gives_each_pixel_to_its_strongest_evidence() -> None:
+    maps = _ramps()
+    evidence = evidence_of(maps, (HEIGHT, WIDTH), JOINT)
+    expected = np.concatenate([np.full_like(evidence[:1], 0.3), evidence]).argmax(axis=0)
+    update = update_masks(maps, _plain_crf(), JOINT, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, expected == np.array([1, 2])[:, None, None])
+
+
+def test_without_pairs_joint_probabilities_are_the_softmax_of_evidence_over_temperature() -> None:
+    maps = _ramps()
+    evidence = evidence_of(maps, (HEIGHT, WIDTH), JOINT)
+    scores = np.exp(np.concatenate([np.full_like(evidence[:1], 0.3), evidence]) / 0.4)
+    update = update_masks(maps, _plain_crf(), JOINT, None, others_present=True)
+    np.testing.assert_allclose(update.probabilities, (scores / scores.sum(axis=0))[1:], atol=1e-5)
+
+
+def test_without_pairs_a_soft_binary_crf_thresholds_at_tau() -> None:
+    rules = MaskRules(0.3, temperature=0.4)
+    update = update_masks(_ramps(), _plain_crf(), rules, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, evidence_of(_ramps(), (HEIGHT, WIDTH), rules) > 0.3)
+
+
+def test_a_concept_that_wins_nothing_in_the_joint_crf_keeps_its_previous_mask() -> None:
+    maps = np.stack([np.ones((HEIGHT, WIDTH)), np.full((HEIGHT, WIDTH), 0.5)]).astype(np.float32)
+    maps[1, 0, 0] = 1.0  # each map is divided by its own maximum
+    rules = MaskRules(0.3, joint=True, competition=True, temperature=0.4)
+    previous = np.concatenate([THRESHOLDED, PREVIOUS])
+    update = update_masks(maps, _plain_crf(), rules, previous, others_present=True)
+    np.testing.assert_array_equal(update.masks[1], PREVIOUS[0])
+    assert update.rescued[1]
+    np.testing.assert_array_equal(update.probabilities[1], PREVIOUS[0])
+
+
+def test_evidence_stretched_by_range_has_no_floor() -> None:
+    maps = _ramps() + 0.5
+    evidence = evidence_of(maps, (HEIGHT, WIDTH), MaskRules(0.3, normalise="range"))
+    np.testing.assert_allclose(evidence, _ramps(), atol=1e-6)
