@@ -76,15 +76,18 @@ class LearnConfig(BaseModel):
     propagation_steps: int = Field(0, ge=0, le=100)
     """How often each cell of a map takes the mean of the cells it attends to in self-attention."""
     normalise: Normalise = "maximum"
-    """"maximum" divides a map by its maximum, "range" stretches it between its minimum and maximum."""
+    """"maximum" divides a map by its maximum, "range" stretches it between its minimum and maximum, "spread" counts in
+    standard deviations from its mean."""
     competition: bool = False
     """Whether a concept's evidence is multiplied by its share of the sum over the picture's concepts."""
-    tau: float = Field(gt=0, lt=1)
-    """Threshold on a normalised map: the evidence of the rest."""
+    tau: float = Field(gt=0, lt=10)
+    """Threshold on a normalised map, under 1 unless `normalise` is "spread": the evidence of the rest."""
     unary_temperature: float | None = Field(None, gt=0, le=100)
     """The CRF's unary is the softmax of evidence / temperature; none takes the hard one-hot stack."""
     crf_labels: Literal["binary", "joint"] = "binary"
     """One CRF per concept, so that masks may overlap, or one for all concepts and the rest."""
+    background_is_rest: bool = False
+    """Whether a background gets what no other concept of its picture wins, instead of competing with them."""
     crf: CRFSettings
 
     # Stage 3: EM
@@ -136,6 +139,20 @@ class LearnConfig(BaseModel):
     sample_guidance_scale: float = Field(ge=1, le=100)
 
     @model_validator(mode="after")
+    def _threshold_can_be_passed(self) -> LearnConfig:
+        if self.normalise != "spread" and self.tau >= 1:
+            raise ValueError(
+                f"tau is {self.tau:g}, but maps normalised by {self.normalise} end at 1: set tau below 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_one_crf_has_a_rest_to_give(self) -> LearnConfig:
+        if self.background_is_rest and self.crf_labels != "joint":
+            raise ValueError("background_is_rest needs one CRF for all concepts: set crf_labels to 'joint'")
+        return self
+
+    @model_validator(mode="after")
     def _timestep_range_is_not_empty(self) -> LearnConfig:
         low, high = self.timestep_range
         if not 0 <= low < high <= 1:
@@ -167,7 +184,12 @@ class LearnConfig(BaseModel):
     def mask_rules(self) -> MaskRules:
         """How maps become masks, as the value object `masks.update_masks` takes."""
         return MaskRules(
-            self.tau, self.normalise, self.competition, self.crf_labels == "joint", self.unary_temperature
+            self.tau,
+            self.normalise,
+            self.competition,
+            self.crf_labels == "joint",
+            self.unary_temperature,
+            self.background_is_rest,
         )
 
     @property

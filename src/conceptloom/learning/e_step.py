@@ -137,11 +137,13 @@ def masks_from(
     several = len(example.concepts) > 1
     seen = mean.counts > 0
     maps, rules = mean.maps, config.mask_rules
+    behind = np.array([concept.kind == "background" for concept in example.concepts], dtype=np.bool_)
     if mean.affinity is not None:
         maps = propagate(maps, mean.affinity, config.propagation_steps)
     if previous is None or seen.all():
-        return update_masks(maps, example.crf, rules, previous, several)
-    update = update_masks(maps[seen], example.crf, rules, previous[seen], several)
+        return update_masks(maps, example.crf, rules, previous, several, np.flatnonzero(behind).tolist())
+    backgrounds = np.flatnonzero(behind[seen]).tolist()
+    update = update_masks(maps[seen], example.crf, rules, previous[seen], several, backgrounds)
     masks, rescued = previous.copy(), np.zeros(len(seen), dtype=np.bool_)
     probabilities = previous.astype(np.float32)
     overlap = np.ones(len(seen), dtype=np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-Normalise = Literal["maximum", "range"]
+Normalise = Literal["maximum", "range", "spread"]
 
 
 def resize_maps(maps: FloatArray, size: int | tuple[int, int]) -> FloatArray:
@@ -50,11 +50,25 @@ def normalise_by_range(maps: FloatArray) -> FloatArray:
     return stretched
 
 
+def normalise_by_spread(maps: FloatArray) -> FloatArray:
+    """Each map (K, h, w) less its mean, in its own standard deviations; a constant map becomes zero.
+
+    Raises:
+        ValueError: for maps that are negative or not finite.
+    """
+    _require_attention(maps)
+    spread = maps.std(axis=(1, 2), keepdims=True)
+    centred = maps - maps.mean(axis=(1, 2), keepdims=True)
+    standard: FloatArray = (centred / np.where(spread > 0, spread, 1)).astype(np.float32, copy=False)
+    return standard
+
+
 def compete(evidence: FloatArray) -> FloatArray:
-    """Evidence (K, h, w), 0 or more, times its share of the sum over concepts: `e_k^2 / sum_i e_i`.
+    """Evidence (K, h, w) times its share of the sum over concepts, `e_k^2 / sum_i e_i`; below 0 it counts as 0.
 
     Where one concept alone speaks it keeps its evidence; where several speak each loses what the others claim.
     """
+    evidence = np.maximum(evidence, 0)
     total = evidence.sum(axis=0, keepdims=True)
     shares = evidence / np.where(total > 0, total, 1)
     won: FloatArray = (evidence * shares).astype(np.float32, copy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from conceptloom.masks.maps import (
     compete,
     normalise_by_maximum,
     normalise_by_range,
+    normalise_by_spread,
     resize_maps,
     threshold,
 )
@@ -28,15 +30,25 @@ RESCUE_SHARE = 0.05
 """Share of a map's highest pixels taken when nothing else is left."""
 
 
+NORMALISED: dict[Normalise, Callable[[FloatArray], FloatArray]] = {
+    "maximum": normalise_by_maximum,
+    "range": normalise_by_range,
+    "spread": normalise_by_spread,
+}
+
+
 @dataclass(frozen=True)
 class MaskRules:
     """How maps become masks; the defaults are the paper's.
 
     `tau` is the evidence of the rest: a concept gets a pixel where its normalised map is above it.
-    `normalise` divides by the maximum, or stretches each map between its minimum and maximum.
+    `normalise` divides by the maximum, stretches each map between its minimum and maximum ("range"), or takes standard
+    deviations from its mean ("spread"); `tau` is in the same unit.
     `competition` multiplies evidence by its share of the sum over concepts (`maps.compete`).
     `joint` puts all concepts and the rest into one CRF, so that masks are disjoint; else each has a binary CRF.
     `temperature` makes the unary soft, the softmax of evidence / temperature; None takes the hard one-hot stack.
+    `background_is_rest` gives a picture's background what no other concept wins, instead of evidence of its own; of
+    several backgrounds each pixel goes to that with the most evidence. It needs `joint`.
     """
 
     tau: float
@@ -44,6 +56,7 @@ class MaskRules:
     competition: bool = False
     joint: bool = False
     temperature: float | None = None
+    background_is_rest: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +74,23 @@ class MaskUpdate:
 
 
 def evidence_of(maps: FloatArray, size: tuple[int, int], rules: MaskRules) -> FloatArray:
-    """Evidence (K, H, W) in 0..1 of maps (K, h, w): resized, normalised, and competing where the rules say so.
+    """Evidence (K, H, W) of maps (K, h, w): resized, normalised, and competing where the rules say so.
 
     Raises:
         ValueError: for negative or non-finite maps.
     """
     resized = resize_maps(maps, size)
-    by_maximum = rules.normalise == "maximum"
-    evidence = normalise_by_maximum(resized) if by_maximum else normalise_by_range(resized)
+    evidence = NORMALISED[rules.normalise](resized)
     return compete(evidence) if rules.competition else evidence
 
 
 def update_masks(
-    maps: FloatArray, crf: DenseCRF, rules: MaskRules, previous: BoolArray | None, others_present: bool
+    maps: FloatArray,
+    crf: DenseCRF,
+    rules: MaskRules,
+    previous: BoolArray | None,
+    others_present: bool,
+    backgrounds: Sequence[int] = (),
 ) -> MaskUpdate:
     """Threshold maps and refine the masks by the picture's DenseCRF: a two-label one each, or one for all.
 
@@ -87,6 +104,7 @@ def update_masks(
         rules: how maps become masks.
         previous: (K, H, W) masks of the last E-step; None at stage 2.
         others_present: whether the picture has further concepts.
+        backgrounds: which of the K concepts are backgrounds.
 
     Raises:
         ValueError: for maps or previous masks of a wrong shape, and for negative or non-finite maps.
@@ -97,8 +115,11 @@ def update_masks(
     if previous is not None and previous.shape != expected:
         raise ValueError(f"previous masks have shape {previous.shape}: maps and picture need {expected}")
     evidence = evidence_of(maps, crf.size, rules)
-    assign = _assign_jointly if rules.joint else _assign_one_by_one
-    unrefined, masks, probabilities = assign(evidence, crf, rules)
+    if rules.joint and rules.background_is_rest and backgrounds:
+        unrefined, masks, probabilities = _assign_with_backgrounds(evidence, crf, rules, backgrounds)
+    else:
+        assign = _assign_jointly if rules.joint else _assign_one_by_one
+        unrefined, masks, probabilities = assign(evidence, crf, rules)
     overlap = np.array(
         [iou(before, after) for before, after in zip(unrefined, masks, strict=True)], dtype=np.float32
     )
@@ -144,6 +165,25 @@ def _assign_jointly(
         unrefined = _winners(stack)
     found = crf.infer(unary)
     return unrefined, _winners(found), found[1:].copy()
+
+
+def _assign_with_backgrounds(
+    evidence: FloatArray, crf: DenseCRF, rules: MaskRules, backgrounds: Sequence[int]
+) -> tuple[BoolArray, BoolArray, FloatArray]:
+    """As `_assign_jointly` for all but the backgrounds, which share the rest among them."""
+    behind = np.zeros(len(evidence), dtype=np.bool_)
+    behind[list(backgrounds)] = True
+    owner = np.zeros_like(evidence, dtype=np.bool_)  # (K, H, W): which background the rest of a pixel goes to
+    owner[behind] = evidence[behind].argmax(axis=0) == np.arange(behind.sum())[:, None, None]
+    unrefined, masks = owner.copy(), owner.copy()
+    probabilities = owner.astype(np.float32)
+    if not behind.all():
+        found = _assign_jointly(evidence[~behind], crf, rules)
+        unrefined[~behind], masks[~behind], probabilities[~behind] = found
+        unrefined[behind] &= ~found[0].any(axis=0)
+        masks[behind] &= ~found[1].any(axis=0)
+        probabilities[behind] *= 1 - found[2].sum(axis=0)
+    return unrefined, masks, probabilities
 
 
 def _winners(values: FloatArray) -> BoolArray:

@@ -8,6 +8,7 @@ from conceptloom.masks import (
     compete,
     normalise_by_maximum,
     normalise_by_range,
+    normalise_by_spread,
     propagate,
     resize_maps,
     threshold,
@@ -64,6 +65,24 @@ def test_each_map_is_stretched_between_its_own_minimum_and_maximum() -> None:
     maps = np.array([[[1.0, 2.0], [5.0, 3.0]], [[0.7, 0.7], [0.7, 0.7]]], dtype=np.float32)
     expected = [[[0.0, 0.25], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]]
     np.testing.assert_allclose(normalise_by_range(maps), expected)
+
+
+def test_a_map_in_standard_deviations_has_mean_0_and_spread_1_whatever_its_scale() -> None:
+    maps = np.random.default_rng(0).random((2, 6, 7), dtype=np.float32)
+    maps[1] = 0.01 * maps[0] + 0.3
+    standard = normalise_by_spread(maps)
+    np.testing.assert_allclose(standard.mean(axis=(1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(standard.std(axis=(1, 2)), 1.0, atol=1e-4)
+    np.testing.assert_allclose(standard[1], standard[0], atol=1e-3)
+
+
+def test_a_constant_map_has_no_spread_and_becomes_zero() -> None:
+    np.testing.assert_array_equal(normalise_by_spread(np.full((1, 2, 2), 0.5, dtype=np.float32)), 0.0)
+
+
+def test_evidence_below_0_takes_no_part_in_the_competition() -> None:
+    evidence = np.array([[[0.8]], [[-0.6]]], dtype=np.float32)
+    np.testing.assert_allclose(compete(evidence).ravel(), [0.8, 0.0], rtol=1e-6)
 
 
 def test_competition_leaves_a_lone_claim_and_halves_an_even_one() -> None:

@@ -266,3 +266,34 @@ def test_evidence_stretched_by_range_has_no_floor() -> None:
     maps = _ramps() + 0.5
     evidence = evidence_of(maps, (HEIGHT, WIDTH), MaskRules(0.3, normalise="range"))
     np.testing.assert_allclose(evidence, _ramps(), atol=1e-6)
+
+
+REST = MaskRules(0.3, joint=True, temperature=0.4, background_is_rest=True)
+
+
+def test_a_background_gets_what_no_other_concept_wins() -> None:
+    maps = np.concatenate([_ramps()[:1], np.full((1, HEIGHT, WIDTH), 9.0, dtype=np.float32)])
+    update = update_masks(maps, _plain_crf(), REST, None, True, backgrounds=[1])
+    np.testing.assert_array_equal(update.masks[0], evidence_of(maps, (HEIGHT, WIDTH), REST)[0] > 0.3)
+    np.testing.assert_array_equal(update.masks[1], ~update.masks[0])
+    np.testing.assert_allclose(update.probabilities.sum(axis=0), 1.0, atol=1e-6)
+
+
+def test_of_two_backgrounds_each_gets_the_rest_where_it_has_more_evidence() -> None:
+    subject = np.zeros((1, HEIGHT, WIDTH), dtype=np.float32)
+    subject[0, :6, :6] = 1.0
+    update = update_masks(
+        np.concatenate([_ramps(), subject]), _plain_crf(), REST, None, True, backgrounds=[0, 1]
+    )
+    expected = np.zeros((3, HEIGHT, WIDTH), dtype=np.bool_)
+    expected[2] = update.masks[2]
+    expected[0, :, : WIDTH // 2], expected[1, :, WIDTH // 2 :] = True, True
+    expected[:2] &= ~update.masks[2]
+    assert update.masks[2].any()
+    np.testing.assert_array_equal(update.masks, expected)
+
+
+def test_a_background_alone_in_its_picture_is_the_whole_picture() -> None:
+    update = update_masks(_ramps()[:1], _plain_crf(), REST, None, False, backgrounds=[0])
+    assert update.masks.all()
+    assert not update.rescued.any()
