@@ -1,0 +1,133 @@
+"""What EM adds on the dev sets of the built-in benchmark: stages 1 to 3, masks scored at every E-step.
+
+    python benchmarks/em_options.py --log RESULTS.jsonl --option NAME=JSON [--option ...] [--sets 40] [--method refined]
+
+Each option is a table of switches of `LearnConfig`. The masks before the first M-step are those of the same E-step with
+EM off, so "gain" is what EM adds. An interrupted run goes on where it was; `--table` only prints. Sets with a fixed
+number, as `--only 1/2`, are shared out between two processes, each with a log of its own; `--log` may be given again
+to print them together. Intervals are paired 95 % bootstraps over sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dev_scenes import ResultLog, fresh_folder
+
+from conceptloom.backbone import Backbone, family_of, load_backbone
+from conceptloom.evaluation.benchmark import BenchmarkSet
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.methods import learn_request
+from conceptloom.evaluation.statistics import Interval, cluster_bootstrap
+from conceptloom.learning import MasksUpdated, resolve_config, run
+from conceptloom.masks import iou
+from conceptloom.pictures import square_frame_mask
+
+LAST = 3
+"""The end of a curve is the mean of its last E-steps, so that one lucky update does not decide."""
+
+
+def curves(
+    backbone: Backbone, one: BenchmarkSet, overrides: Mapping[str, Any], scratch: Path
+) -> Iterator[dict[str, Any]]:
+    """One row a concept and picture: its IoU from the first masks to the last, and its rescues."""
+    quiet = {"train": "tokens", "preview_every": 0, "checkpoint_every": 1_000_000}
+    config = resolve_config(family_of(backbone.version), {**quiet, **overrides})
+    truth = {
+        (picture.name, name): square_frame_mask(mask, backbone.size)
+        for picture in one.pictures
+        for name, mask in picture.masks.items()
+    }
+    ious: dict[tuple[str, str], list[float]] = {key: [] for key in truth}
+    rescues = dict.fromkeys(truth, 0)
+    begun = time.perf_counter()
+    for event in run(learn_request(one, backbone, config), backbone, scratch):
+        if not isinstance(event, MasksUpdated):
+            continue
+        for name, mask in zip(event.concepts, event.masks, strict=True):
+            key = (event.picture, name)
+            if key in truth:
+                ious[key].append(float(iou(mask, truth[key])))
+                rescues[key] += name in event.rescued
+    seconds = time.perf_counter() - begun
+    for (picture, name), curve in ious.items():
+        concept = one.concept(name)
+        yield {
+            "set": one.name,
+            "picture": picture,
+            "concept": name,
+            "kind": concept.kind,
+            "split": concept.split,
+            "curve": [round(value, 4) for value in curve],
+            "rescues": rescues[picture, name],
+            "sec": round(seconds, 1),
+        }
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Start, end and gain of every option and group of concepts."""
+    groups = {
+        "subjects": lambda row: row["kind"] == "subject",
+        "known nouns": lambda row: row["split"] == "instance",
+        "novel nouns": lambda row: row["split"] == "novel noun",
+        "places": lambda row: row["kind"] != "subject",
+    }
+    print(f"{'option':<28} {'group':<12} masks  start   end   gain")
+    for option in dict.fromkeys(row["option"] for row in rows):
+        mine = [row for row in rows if row["option"] == option]
+        for group, belongs in groups.items():
+            chosen = [row for row in mine if belongs(row)]
+            if not chosen:
+                continue
+            start = [row["curve"][0] for row in chosen]
+            end = [float(np.mean(row["curve"][-LAST:])) for row in chosen]
+            gain: Interval = cluster_bootstrap(np.subtract(end, start), [row["set"] for row in chosen])
+            print(
+                f"{option:<28} {group:<12} {len(chosen):>5}  {np.mean(start):.3f}  {np.mean(end):.3f}"
+                f"  {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            )
+        seconds = np.mean([row["sec"] for row in mine])
+        print(f"{'':<28} {seconds:.0f} s a set, {sum(row['rescues'] for row in mine)} rescues")
+
+
+def main() -> None:
+    """Run what is missing from the log, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--method", default="paper")
+    parser.add_argument("--sets", type=int, default=40)
+    parser.add_argument("--only", default="1/1", metavar="PART/PARTS")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=JSON")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--log", type=Path, action="append", required=True)
+    arguments = parser.parse_args()
+    logs = [ResultLog(path) for path in arguments.log]
+    if not arguments.table:
+        torch.set_num_threads(1)
+        backbone = load_backbone(arguments.model, device="cpu")
+        part, parts = (int(number) for number in arguments.only.split("/"))
+        sets = builtin_benchmark("dev", arguments.sets).sets[part - 1 :: parts]
+        for text in arguments.option:
+            option, _, values = text.partition("=")
+            overrides = {"method": arguments.method, "seed": arguments.seed, **json.loads(values)}
+            for one in sets:
+                if logs[0].has(option=option, set=one.name):
+                    continue
+                scratch = fresh_folder(arguments.log[0].with_suffix(".scratch"))
+                for row in list(curves(backbone, one, overrides, scratch)):
+                    logs[0].add({"option": option, **row})
+    print_table([row for log in logs for row in log.rows])
+
+
+if __name__ == "__main__":
+    main()
