@@ -67,8 +67,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            help="gt, fixed, paper, literal, inversion (textual inversion without masks),"
-            " words (the base model with class words).",
+            help="gt, fixed, paper, refined, refined-once (its first masks, EM off), literal,"
+            " inversion (textual inversion without masks), words (the base model with class words).",
         ),
     ] = "gt,fixed,paper,inversion,words",
     seeds: Annotated[

@@ -28,6 +28,7 @@ class MethodChoice(StrEnum):
     fixed = "fixed"
     paper = "paper"
     literal = "literal"
+    refined = "refined"
 
 
 class DeviceChoice(StrEnum):
@@ -101,7 +102,10 @@ def learn(
     ] = None,
     method: Annotated[
         MethodChoice | None,
-        typer.Option(help="gt: your masks; fixed: found once; paper: found again and again (default)."),
+        typer.Option(
+            help="gt: your masks; fixed: found once; paper: found again and again (default); refined: with"
+            " the E-step that measured best."
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Of every random draw; 0 unless given.")

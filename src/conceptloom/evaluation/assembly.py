@@ -39,7 +39,7 @@ from conceptloom.evaluation.run_strip import strip_grid
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
 
-FINDS_ONCE: tuple[MethodName, ...] = ("fixed",)
+FINDS_ONCE: tuple[MethodName, ...] = ("fixed", "refined-once")
 
 
 @dataclass(frozen=True, eq=False)

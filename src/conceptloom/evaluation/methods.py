@@ -14,7 +14,7 @@ from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt
 from conceptloom.generation import resolve_settings
 from conceptloom.learning import LearnConfig, LearnRequest, build_request, resolve_config
 
-MethodName = Literal["gt", "fixed", "paper", "literal", "inversion", "words"]
+MethodName = Literal["gt", "fixed", "paper", "refined", "refined-once", "literal", "inversion", "words"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 WITHOUT_MASKS: frozenset[MethodName] = frozenset({"inversion", "words"})
 """Methods that find no masks."""
@@ -28,7 +28,8 @@ def method_config(
 ) -> LearnConfig:
     """Configuration of one run of `method`, silent and without previews.
 
-    "inversion" is textual inversion: as many steps of Eq. 1 without masks as EM has, and no joint stage.
+    "inversion" is textual inversion: as many steps of Eq. 1 without masks as EM has, and no joint stage. "refined-once"
+    is `refined` with EM off: its first masks stay, so that what EM adds is told from what the E-step adds.
 
     Raises:
         ConfigError: an unknown family, key or value.
@@ -38,6 +39,9 @@ def method_config(
         raise ValueError("the class words alone are not learned")
     # A unit that is interrupted starts again, so checkpoints would only cost time.
     quiet = {"seed": seed, "preview_every": 0, "checkpoint_every": 1_000_000}
+    if method == "refined-once":
+        once = {"method": "refined", "mask_update_every": None}
+        return resolve_config(family, {**quiet, **(overrides or {}), **once})
     if method != "inversion":
         return resolve_config(family, {**quiet, "method": method, **(overrides or {})})
     steps = resolve_config(family, {"method": "fixed", **(overrides or {})}).em_steps

@@ -76,7 +76,7 @@ def learn(
         concepts: initializer word, or None, by concept name; `<name>` is the new word in prompts.
         out: folder of the concept set. Where it holds a set already, that set is learned further: concepts named here
             go on from their rows or are added, all others stay bit for bit.
-        method: "gt" (your masks), "fixed", "paper" (the default) or "literal".
+        method: "gt" (your masks), "fixed", "paper" (the default), "literal" or "refined".
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
         prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
         masks: mask file by (picture name, concept name), white = concept, for method "gt".

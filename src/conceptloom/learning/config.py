@@ -20,7 +20,7 @@ from conceptloom.concepts.concept import MAX_VECTORS
 from conceptloom.errors import ConfigError
 from conceptloom.masks import CRFConfig, MaskRules, Normalise
 
-Method = Literal["gt", "fixed", "paper", "literal"]
+Method = Literal["gt", "fixed", "paper", "literal", "refined"]
 Layers = Literal["all", "up", "down", "mid", "up_down"]
 TrainedPart = Literal["full", "lora", "kv", "tokens"]
 MaskLossNorm = Literal["paper", "area", "none"]

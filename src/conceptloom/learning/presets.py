@@ -20,7 +20,21 @@ E_STEP: dict[str, dict[str, Any]] = {
     "fixed": {"mask_update_every": None, "e_step_timesteps": 10},
     "paper": {"mask_update_every": 20, "e_step_timesteps": 10},
     "literal": {"mask_update_every": 1, "e_step_timesteps": "own"},
+    "refined": {"mask_update_every": 20, "e_step_timesteps": 20},
 }
+
+REFINED_MASKS: dict[str, Any] = {
+    "layers": "up",
+    "timestep_range": (0.3, 0.7),
+    "propagation_steps": 1,
+    "normalise": "spread",
+    "tau": 0.4,
+    "unary_temperature": 2.0,
+    "crf_labels": "joint",
+    "background_is_rest": True,
+    "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
+}
+"""What measured best for the first masks (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ PRESETS: dict[str, FamilyPreset] = {
             "fixed": {"layers": "up_down", "tau": 0.35, "crf": {"scale": 2.0}},
             "paper": {"layers": "all", "tau": 0.35, "crf": {"scale": 2.0}},
             "literal": START_MASKS,
+            "refined": REFINED_MASKS,
         },
     ),
     "sd": FamilyPreset(
@@ -69,7 +84,13 @@ PRESETS: dict[str, FamilyPreset] = {
             "sample_guidance_scale": 7.5,
         },
         joint_lr={"full": 2e-6, "lora": 1e-4, "kv": 1e-5},
-        masks={"gt": START_MASKS, "fixed": START_MASKS, "paper": START_MASKS, "literal": START_MASKS},
+        masks={
+            "gt": START_MASKS,
+            "fixed": START_MASKS,
+            "paper": START_MASKS,
+            "literal": START_MASKS,
+            "refined": REFINED_MASKS,
+        },
     ),
 }
 

@@ -11,7 +11,7 @@ from conceptloom.generation import DEFAULTS
 from tiny_sets import tiny_benchmark_set
 
 
-@pytest.mark.parametrize("method", ["gt", "fixed", "paper", "literal"])
+@pytest.mark.parametrize("method", ["gt", "fixed", "paper", "literal", "refined"])
 def test_a_method_of_the_learner_keeps_its_preset(method: str) -> None:
     from conceptloom.learning import resolve_config
 
@@ -66,3 +66,9 @@ def test_class_words_are_drawn_as_the_base_model_draws_the_same_words(tiny_backb
     )
     assert len(drawn) == 2
     assert np.abs(drawn[1].astype(int) - tiny_backbone.decode(latents)[0].astype(int)).max() <= 2
+
+
+def test_refined_once_is_refined_with_the_e_step_off() -> None:
+    once, refined = (method_config("builtin", name, 3) for name in ("refined-once", "refined"))
+    assert once.mask_update_every is None
+    assert once.model_copy(update={"mask_update_every": refined.mask_update_every}) == refined

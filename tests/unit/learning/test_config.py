@@ -15,7 +15,7 @@ from conceptloom.masks import CRFConfig, MaskRules
 
 
 @pytest.mark.parametrize("family", PRESETS)
-@pytest.mark.parametrize("method", ["gt", "fixed", "paper", "literal"])
+@pytest.mark.parametrize("method", ["gt", "fixed", "paper", "literal", "refined"])
 def test_every_family_has_every_method(family: str, method: str) -> None:
     assert resolve_config(family, {"method": method}).method == method
 
@@ -48,7 +48,8 @@ def test_methods_share_rates_steps_and_batch() -> None:
     shared = ("em_steps", "joint_steps", "batch_size", "token_lr", "joint_lr", "lambda_attn", "train")
     for family in PRESETS:
         configs = [
-            resolve_config(family, {"method": method}) for method in ("gt", "fixed", "paper", "literal")
+            resolve_config(family, {"method": method})
+            for method in ("gt", "fixed", "paper", "literal", "refined")
         ]
         assert len({tuple(getattr(config, key) for key in shared) for config in configs}) == 1
 
@@ -78,7 +79,7 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
         ({"em_steps": -5}, "'em_steps'"),
         ({"em_steps": 10**9}, "'em_steps'"),
         ({"token_lr": float("nan")}, "'token_lr'"),
-        ({"method": "refind"}, "'method': expected one of gt, fixed, paper, literal (got 'refind')"),
+        ({"method": "refind"}, "'method': expected one of gt, fixed, paper, literal, refined (got 'refind')"),
         ({"train": "everything"}, "'train'"),
         ({"train": ["lora"]}, "'train'"),
         ({"e_step_timesteps": "some"}, "'e_step_timesteps'"),
