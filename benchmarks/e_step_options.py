@@ -190,7 +190,7 @@ class Scorer:
         rows = []
         for index, picture in enumerate(self.pictures):
             concepts = [SimpleNamespace(kind=kind) for kind in picture.kinds]
-            example = SimpleNamespace(concepts=concepts, crf=self.crf(index, settings))
+            example = SimpleNamespace(concepts=concepts, crf=self.crf(index, settings), held=None)
             update = masks_from(cast(LearningExample, example), picture.mean(config), config, None)
             for kind, split, mask, true in zip(
                 picture.kinds, picture.splits, update.masks, picture.truth, strict=True

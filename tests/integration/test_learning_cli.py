@@ -340,9 +340,41 @@ def test_a_mask_option_gives_gt_its_mask(invoke: Callable[..., Result]) -> None:
     mask[10:40, 20:50] = True
     write_png("mask.png", mask)
     arguments = ("yard.png", "--concept", "cat=cat", "--mask", "yard:cat=mask.png", "--out", "set")
-    assert isinstance(invoke(*arguments).exception, ConfigError)
     assert invoke(*arguments, "--method", "gt", config="short.json").exit_code == 0
     assert (ConceptSet.load("set").masks["yard", "cat"] != mask).mean() < 0.02
+
+
+def test_a_mask_given_for_one_concept_is_held_while_the_others_are_found(
+    invoke: Callable[..., Result],
+) -> None:
+    mask = np.zeros((70, 90), dtype=bool)
+    mask[10:40, 20:50] = True
+    write_png("mask.png", mask)
+    result = invoke(
+        "yard.png",
+        "--concept",
+        "cat=cat",
+        "--concept",
+        "mat=mat",
+        "--mask",
+        "yard:cat=mask.png",
+        "--out",
+        "set",
+    )
+    assert result.exit_code == 0, result.output
+    learned = ConceptSet.load("set")
+    assert (learned.masks["yard", "cat"] != mask).mean() < 0.02
+    assert not np.array_equal(learned.masks["yard", "mat"], learned.masks["yard", "cat"])
+
+
+def test_a_concept_never_leaves_its_box(invoke: Callable[..., Result]) -> None:
+    result = invoke("yard.png", "--concept", "cat=cat", "--box", "yard:cat=30,20,60,50", "--out", "set")
+    assert result.exit_code == 0, result.output
+    learned = ConceptSet.load("set").masks["yard", "cat"]
+    assert learned.any()
+    outside = learned.copy()
+    outside[18:52, 28:62] = False  # a frame's pixel at its edge may cover two of the picture's
+    assert not outside.any()
 
 
 def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) -> None:
@@ -366,10 +398,22 @@ def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) 
         (("yard.png", "--concept", "cat", "--in", "yard"), ConfigError, "--in yard"),
         (("yard.png", "--concept", "cat", "--kind", "cat=animal"), ConfigError, "--kind cat=animal"),
         (("yard.png", "--concept", "cat", "--method", "fixed"), ConfigError, "never updates its masks"),
+        (("yard.png", "--concept", "cat", "--box", "yard:cat=1,2,3"), ConfigError, "four numbers"),
         (
-            ("yard.png", "--concept", "cat", "--mask", "yard:cat=yard.png"),
+            ("yard.png", "--concept", "cat", "--box", "yard:cat=1,2,999,9"),
+            PictureError,
+            "not within the picture",
+        ),
+        (
+            ("yard.png", "--concept", "cat", "--box", "yard:dog=1,2,9,9"),
+            PictureError,
+            "one of the concepts cat",
+        ),
+        (("yard.png", "--concept", "cat", "--stroke", "yard:cat=none.png"), PictureError, "none.png"),
+        (
+            ("yard.png", "--concept", "cat", "--method", "gt", "--box", "yard:cat=1,2,30,40"),
             ConfigError,
-            "method paper does not use them",
+            "leave method gt out",
         ),
         (("yard.png", "--concept", "cat", "--mask", "cat=yard.png"), ConfigError, "PICTURE:NAME=FILE"),
         (("yard.png", "--concept", "cat", "--resume"), RunError, "nothing to resume"),

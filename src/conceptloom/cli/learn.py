@@ -87,7 +87,23 @@ def learn(
     mask: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PICTURE:NAME=FILE", help="Mask of a concept in a picture, white = concept (method gt)."
+            metavar="PICTURE:NAME=FILE",
+            help="Mask of a concept in a picture, white = concept; held while the others are found. Method gt"
+            " needs all.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE:NAME=LEFT,TOP,RIGHT,BOTTOM",
+            help="Box in the picture's pixels that a concept does not leave.",
+        ),
+    ] = None,
+    stroke: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE:NAME=FILE",
+            help="Strokes on a grey or transparent ground: white = this is it, black = this is not.",
         ),
     ] = None,
     prompt: Annotated[
@@ -146,7 +162,9 @@ def learn(
         out,
         contains=parse_contains(contains),
         prompts=parse_pairs("--prompt", prompt),
-        masks=parse_masks(mask),
+        masks=parse_files("--mask", mask),
+        boxes=parse_boxes(box),
+        strokes=parse_files("--stroke", stroke),
         kinds=parse_kinds(kind),
         base_model=base_model,
         overrides=overrides,
@@ -198,15 +216,34 @@ def parse_contains(options: Sequence[str] | None) -> dict[str, list[str]]:
     }
 
 
-def parse_masks(options: Sequence[str] | None) -> dict[tuple[str, str], Path]:
-    """Mask file by (picture, concept) from `PICTURE:NAME=FILE`."""
-    masks = {}
-    for key, file in parse_pairs("--mask", options).items():
+def parse_places(flag: str, options: Sequence[str] | None, value: str) -> dict[tuple[str, str], str]:
+    """What is given by (picture, concept) from `PICTURE:NAME=...`; `value` names it in an error."""
+    places = {}
+    for key, given in parse_pairs(flag, options).items():
         picture, colon, name = key.rpartition(":")
         if not colon:
-            raise ConfigError(f"--mask {key}={file}: expected PICTURE:NAME=FILE")
-        masks[picture, name] = Path(file)
-    return masks
+            raise ConfigError(f"{flag} {key}={given}: expected PICTURE:NAME={value}")
+        places[picture, name] = given
+    return places
+
+
+def parse_files(flag: str, options: Sequence[str] | None) -> dict[tuple[str, str], Path]:
+    """File by (picture, concept) from `PICTURE:NAME=FILE`."""
+    return {place: Path(file) for place, file in parse_places(flag, options, "FILE").items()}
+
+
+def parse_boxes(options: Sequence[str] | None) -> dict[tuple[str, str], tuple[float, float, float, float]]:
+    """Box by (picture, concept) from `PICTURE:NAME=LEFT,TOP,RIGHT,BOTTOM`."""
+    boxes = {}
+    for (picture, name), given in parse_places("--box", options, "LEFT,TOP,RIGHT,BOTTOM").items():
+        try:
+            left, top, right, bottom = (float(side) for side in given.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--box {picture}:{name}={given}: expected four numbers LEFT,TOP,RIGHT,BOTTOM"
+            ) from None
+        boxes[picture, name] = (left, top, right, bottom)
+    return boxes
 
 
 def parse_kinds(options: Sequence[str] | None) -> dict[str, Any]:

@@ -30,8 +30,21 @@ from conceptloom.learning.request import (
 )
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
-from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.pictures import (
+    Hint,
+    Picture,
+    box_hint,
+    combined,
+    load_break_a_scene,
+    load_mask,
+    load_mask_hint,
+    load_picture,
+    load_strokes,
+)
 from conceptloom.runs import RunLock
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +71,8 @@ def learn(
     contains: Mapping[str, Sequence[str]] | None = None,
     prompts: Mapping[str, str] | None = None,
     masks: Mapping[tuple[str, str], str | Path] | None = None,
+    boxes: Mapping[tuple[str, str], Box] | None = None,
+    strokes: Mapping[tuple[str, str], str | Path] | None = None,
     kinds: Mapping[str, ConceptKind] | None = None,
     base_model: str | Path | Backbone = "builtin",
     seed: int | None = None,
@@ -79,7 +94,11 @@ def learn(
         method: "gt" (your masks), "fixed", "paper" (the default), "literal" or "refined".
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
         prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
-        masks: mask file by (picture name, concept name), white = concept, for method "gt".
+        masks: mask file by (picture name, concept name), white = concept. Method "gt" needs one of every concept; other
+            methods hold those given while they find the rest.
+        boxes: (left, top, right, bottom) in the picture's pixels, which the concept does not leave, likewise.
+        strokes: file of the picture's size by (picture name, concept name): white where the concept is, black where it
+            is not, grey or transparent elsewhere.
         kinds: "subject", "background" or "pattern" by concept name.
         base_model: "builtin", a diffusers folder, or a loaded model.
         seed: of every random draw.
@@ -107,6 +126,8 @@ def learn(
         contains=contains,
         prompts=prompts,
         masks=masks,
+        boxes=boxes,
+        strokes=strokes,
         kinds=kinds,
         base_model=base_model,
         overrides=overrides,
@@ -130,6 +151,8 @@ def prepare_job(
     contains: Mapping[str, Sequence[str]] | None = None,
     prompts: Mapping[str, str] | None = None,
     masks: Mapping[tuple[str, str], str | Path] | None = None,
+    boxes: Mapping[tuple[str, str], Box] | None = None,
+    strokes: Mapping[tuple[str, str], str | Path] | None = None,
     kinds: Mapping[str, ConceptKind] | None = None,
     base_model: str | Path | Backbone = "builtin",
     overrides: Mapping[str, Any] | None = None,
@@ -142,19 +165,28 @@ def prepare_job(
     What can be refused without the base model is refused before it is loaded.
     """
     overrides = overrides or {}
-    method = overrides.get("method", "paper")
-    if masks and method != "gt":
-        raise ConfigError(
-            f"masks are given, but method {method} does not use them: add method gt or leave them out"
-        )
+    by_hand = overrides.get("method", "paper") == "gt"
+    if by_hand and (boxes or strokes):
+        raise ConfigError("boxes and strokes are hints for methods that find masks: leave method gt out")
     start = _start_from(out)
     loaded = _load_pictures(
         pictures,
         [concept_key(name) for name in concepts],
         by_picture(contains),
         by_picture(prompts),
-        masks or {},
+        (masks or {}) if by_hand else {},
     )
+    readers: list[tuple[str, tuple[str, str], Callable[[tuple[int, int]], Hint]]] = [
+        *(
+            ("mask", place, partial(load_mask_hint, path))
+            for place, path in (masks or {}).items()
+            if not by_hand
+        ),
+        *(("box", place, partial(box_hint, box)) for place, box in (boxes or {}).items()),
+        *(("stroke", place, partial(load_strokes, path)) for place, path in (strokes or {}).items()),
+    ]
+    for what, (name, concept), read in readers:
+        _add_hint(loaded, what, picture_key(name), concept_key(concept), read, list(concepts))
     request_with = partial(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
@@ -240,16 +272,40 @@ def _load_pictures(
             loaded.append(load_break_a_scene(Path(given), masked))
         else:
             loaded.append(load_picture(Path(given)))
-    names = [picture_key(picture.name) for picture in loaded]
     for key, path in masks.items():
         name, concept = picture_key(key[0]), concept_key(key[1])
-        index = names.index(name) if name in names else None
-        if index is None or concept not in concepts:
-            raise PictureError(
-                f"a mask is given for '{concept}' in '{name}': expected one of the pictures"
-                f" {', '.join(names)} and one of the concepts {', '.join(concepts)}"
-            )
-        height, width = loaded[index].pixels.shape[:2]
-        given_masks = {**loaded[index].masks, concept: load_mask(Path(path), (height, width))}
+        index = _place(loaded, "mask", name, concept, concepts)
+        given_masks = {**loaded[index].masks, concept: load_mask(Path(path), loaded[index].size)}
         loaded[index] = replace(loaded[index], masks=given_masks)
     return loaded
+
+
+def _add_hint(
+    pictures: list[Picture],
+    what: str,
+    name: str,
+    concept: str,
+    read: Callable[[tuple[int, int]], Hint],
+    concepts: Sequence[str],
+) -> None:
+    """Put a hint for a concept into its picture, beside those it has."""
+    index = _place(pictures, what, name, concept, [concept_key(name) for name in concepts])
+    picture = pictures[index]
+    try:
+        hint = read(picture.size)
+        if concept in picture.hints:
+            hint = combined(picture.hints[concept], hint)
+    except PictureError as error:
+        raise PictureError(f"'{concept}' in '{name}': {error}") from None
+    pictures[index] = replace(picture, hints={**picture.hints, concept: hint})
+
+
+def _place(pictures: Sequence[Picture], what: str, name: str, concept: str, concepts: Sequence[str]) -> int:
+    """Index of the picture called `name`; refuses what is given for no picture or concept of the run."""
+    names = [picture_key(picture.name) for picture in pictures]
+    if name not in names or concept not in concepts:
+        raise PictureError(
+            f"a {what} is given for '{concept}' in '{name}': expected one of the pictures"
+            f" {', '.join(names)} and one of the concepts {', '.join(concepts)}"
+        )
+    return names.index(name)

@@ -141,9 +141,11 @@ def masks_from(
     if mean.affinity is not None:
         maps = propagate(maps, mean.affinity, config.propagation_steps)
     if previous is None or seen.all():
-        return update_masks(maps, example.crf, rules, previous, several, np.flatnonzero(behind).tolist())
+        backgrounds = np.flatnonzero(behind).tolist()
+        return update_masks(maps, example.crf, rules, previous, several, backgrounds, example.held)
     backgrounds = np.flatnonzero(behind[seen]).tolist()
-    update = update_masks(maps[seen], example.crf, rules, previous[seen], several, backgrounds)
+    held = None if example.held is None else example.held.only(seen)
+    update = update_masks(maps[seen], example.crf, rules, previous[seen], several, backgrounds, held)
     masks, rescued = previous.copy(), np.zeros(len(seen), dtype=np.bool_)
     probabilities = previous.astype(np.float32)
     overlap = np.ones(len(seen), dtype=np.float32)

@@ -18,8 +18,8 @@ from conceptloom.learning.config import CRFSettings
 from conceptloom.learning.draws import Source
 from conceptloom.learning.phrases import LoosePrompt, names_a_side, split_prompt, subset_prompt
 from conceptloom.learning.request import LearningPicture, LearnRequest
-from conceptloom.masks import DenseCRF, area_to_grid, hard_grid
-from conceptloom.pictures import square_frame, square_frame_mask
+from conceptloom.masks import DenseCRF, Held, area_to_grid, hard_grid
+from conceptloom.pictures import Hint, square_frame, square_frame_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,8 @@ class LearningExample:
     may_flip: bool
     given_masks: npt.NDArray[np.bool_] | None
     """(K, side, side) the user's masks, with method gt."""
+    held: Held | None
+    """What the user said of where the concepts are, (K, side, side); None where nothing."""
     crf_settings: CRFSettings
 
     @cached_property
@@ -111,8 +113,24 @@ def _prepare(entry: LearningPicture, request: LearnRequest, backbone: Backbone) 
         own_prompt=None if entry.prompt is None else split_prompt(entry.prompt),
         may_flip=not names_a_side(entry.prompt),
         given_masks=given,
+        held=_held(entry, backbone.size),
         crf_settings=request.config.crf,
     )
+
+
+def _held(entry: LearningPicture, side: int) -> Held | None:
+    hints = {name: hint.framed(side) for name, hint in entry.picture.hints.items()}
+    if not hints:
+        return None
+    for name, hint in hints.items():
+        if hint.is_not.all():
+            raise PictureError(
+                f"the hints for '{name}' in '{entry.picture.name}' leave it no place in the centre square the model"
+                " sees: crop the picture so that the concept is inside it"
+            )
+    nothing = np.zeros((side, side), dtype=np.bool_)
+    said = [hints.get(name, Hint(nothing, nothing)) for name in entry.concepts]
+    return Held(np.stack([hint.is_it for hint in said]), np.stack([hint.is_not for hint in said]))
 
 
 def _framed_mask(entry: LearningPicture, name: str, side: int) -> npt.NDArray[np.bool_]:

@@ -71,6 +71,10 @@ class LearnRequest:
                         for name, mask in entry.picture.masks.items()
                         if self.config.method == "gt"
                     },
+                    "hints": {
+                        name: [_sha256(hint.is_it), _sha256(hint.is_not)]
+                        for name, hint in entry.picture.hints.items()
+                    },
                 }
                 for entry in self.pictures
             },
@@ -140,6 +144,13 @@ def build_request(
         raise ConfigError(
             f"concept '{unplaced[0]}' is in no picture: add it to one with --in PICTURE={unplaced[0]}"
         )
+    for entry in entries:
+        stray = next((name for name in entry.picture.hints if name not in entry.concepts), None)
+        if stray is not None:
+            raise PictureError(
+                f"a hint is given for '{stray}' in '{entry.picture.name}', which is said not to contain it:"
+                f" add it with --in {entry.picture.name}=... or leave the hint out"
+            )
     if config.method == "gt":
         for entry in entries:
             for name in entry.concepts:
@@ -225,7 +236,8 @@ def _declare(
 
 def _with_comparable_names(picture: Picture) -> Picture:
     masks = {concept_key(name): mask for name, mask in picture.masks.items()}
-    return replace(picture, name=picture_key(picture.name), masks=masks)
+    hints = {concept_key(name): hint for name, hint in picture.hints.items()}
+    return replace(picture, name=picture_key(picture.name), masks=masks, hints=hints)
 
 
 def _known(noun: str, given: Collection[str], known: Sequence[str]) -> None:

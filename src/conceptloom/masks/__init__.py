@@ -1,5 +1,6 @@
 """From attention maps to masks: resize, threshold, DenseCRF, rescue rules, grids. numpy and scipy only."""
 
+from conceptloom.masks.assign import Held, MaskRules, evidence_of
 from conceptloom.masks.crf import CRFConfig, DenseCRF, binary_unary, joint_unary, soft_energies
 from conceptloom.masks.grids import area_to_grid, hard_grid
 from conceptloom.masks.maps import (
@@ -12,11 +13,12 @@ from conceptloom.masks.maps import (
     resize_maps,
     threshold,
 )
-from conceptloom.masks.update import MaskRules, MaskUpdate, evidence_of, iou, update_masks
+from conceptloom.masks.update import MaskUpdate, iou, update_masks
 
 __all__ = [
     "CRFConfig",
     "DenseCRF",
+    "Held",
     "MaskRules",
     "MaskUpdate",
     "Normalise",

@@ -4,16 +4,22 @@ Arrays everywhere: pixels uint8 (H, W, 3) in sRGB, masks bool (H, W). Nothing he
 """
 
 from conceptloom.pictures.framing import square_frame, square_frame_mask, unframe_mask
-from conceptloom.pictures.picture import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.pictures.hints import Hint, box_hint, combined, load_strokes
+from conceptloom.pictures.picture import Picture, load_break_a_scene, load_mask, load_mask_hint, load_picture
 from conceptloom.pictures.sheets import contact_sheet, overlay
 from conceptloom.pictures.writing import write_png, write_webp
 
 __all__ = [
+    "Hint",
     "Picture",
+    "box_hint",
+    "combined",
     "contact_sheet",
     "load_break_a_scene",
     "load_mask",
+    "load_mask_hint",
     "load_picture",
+    "load_strokes",
     "overlay",
     "square_frame",
     "square_frame_mask",

@@ -26,6 +26,11 @@ def square_frame_mask(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.
     return _resized(mask[_centre_square(mask.shape)], side)
 
 
+def square_frame_share(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float32]:
+    """Share of each pixel of the frame that the mask (H, W) covers: float32 (side, side) in 0..1."""
+    return _share(mask[_centre_square(mask.shape)], side)
+
+
 def unframe_mask(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """A mask of the frame, bool (side, side), at the size (H, W) of its picture; ``False`` outside the frame.
 
@@ -46,9 +51,12 @@ def _centre_square(size: tuple[int, ...]) -> tuple[slice, slice]:
 
 def _resized(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
     """A square mask at another side: area where it shrinks, straight outlines where it grows, cut at one half."""
-    if mask.shape[0] == side:
-        return mask.copy()
-    shrinks = side < mask.shape[0]
-    method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    share = Image.fromarray(mask.astype(np.float32)).resize((side, side), method)
-    return np.asarray(share) >= 0.5 - 1e-6  # rounding must not decide a tie
+    return _share(mask, side) >= 0.5 - 1e-6  # rounding must not decide a tie
+
+
+def _share(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.float32]:
+    share = Image.fromarray(mask.astype(np.float32))
+    if mask.shape[0] != side:
+        shrinks = side < mask.shape[0]
+        share = share.resize((side, side), Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR)
+    return np.array(share)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from conceptloom.errors import PictureError
 from conceptloom.pictures.decoding import BLACK, WHITE, read_pixels
+from conceptloom.pictures.hints import Hint
 
 _MASK_CUT = 128
 """A mask's pixel belongs to the concept from this brightness on."""
@@ -30,7 +31,9 @@ class Picture:
     pixels: npt.NDArray[np.uint8]
     """uint8 (H, W, 3), sRGB."""
     masks: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
-    """Masks given by the user, concept name -> bool (H, W)."""
+    """Whole masks by concept name, bool (H, W): method gt learns under them, a benchmark measures against them."""
+    hints: Mapping[str, Hint] = field(default_factory=dict)
+    """What the user says by concept name to the methods that find masks themselves; held while they do."""
 
     def __post_init__(self) -> None:
         shape, kind = self.pixels.shape, self.pixels.dtype
@@ -41,6 +44,8 @@ class Picture:
             assert mask.shape == shape[:2] and mask.dtype == np.bool_, (
                 f"mask of {concept}: {mask.shape} {mask.dtype}, not {shape[:2]} bool"
             )
+        for concept, hint in self.hints.items():
+            assert hint.is_it.shape == shape[:2], f"hint for {concept}: {hint.is_it.shape}, not {shape[:2]}"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,6 +89,12 @@ def load_mask(path: str | Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
             f"mask {path} marks the whole picture: paint the concept white (255), the rest black (0)"
         )
     return mask
+
+
+def load_mask_hint(path: str | Path, size: tuple[int, int]) -> Hint:
+    """Read a mask file as `load_mask` does: the concept is there and nowhere else."""
+    mask = load_mask(path, size)
+    return Hint(mask, ~mask)
 
 
 def load_break_a_scene(folder: str | Path, concept_names: Sequence[str]) -> Picture:

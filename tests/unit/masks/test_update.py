@@ -4,7 +4,16 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from conceptloom.masks import CRFConfig, DenseCRF, MaskRules, area_to_grid, evidence_of, iou, update_masks
+from conceptloom.masks import (
+    CRFConfig,
+    DenseCRF,
+    Held,
+    MaskRules,
+    area_to_grid,
+    evidence_of,
+    iou,
+    update_masks,
+)
 
 HEIGHT, WIDTH = 24, 36
 
@@ -297,3 +306,84 @@ def test_a_background_alone_in_its_picture_is_the_whole_picture() -> None:
     update = update_masks(_ramps()[:1], _plain_crf(), REST, None, False, backgrounds=[0])
     assert update.masks.all()
     assert not update.rescued.any()
+
+
+RULES = {
+    "binary": MaskRules(0.3),
+    "soft": MaskRules(0.3, temperature=0.4),
+    "joint": MaskRules(0.3, joint=True, temperature=0.4),
+    "joint, hard": MaskRules(0.3, joint=True),
+    "background is the rest": REST,
+    "spread": MaskRules(0.3, normalise="spread", joint=True, temperature=2.0, background_is_rest=True),
+}
+
+
+def _held(is_it: dict[int, NDArray[np.bool_]], is_not: dict[int, NDArray[np.bool_]], count: int = 3) -> Held:
+    nothing = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    return Held(
+        np.stack([is_it.get(k, nothing) for k in range(count)]),
+        np.stack([is_not.get(k, nothing) for k in range(count)]),
+    )
+
+
+def _three_maps() -> NDArray[np.float32]:
+    return np.random.default_rng(5).random((3, 8, 12), dtype=np.float32)
+
+
+def _picture_crf() -> DenseCRF:
+    pixels = np.random.default_rng(6).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return DenseCRF(pixels, CRFConfig(iterations=3))
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("concept", [0, 2], ids=["subject", "background"])
+def test_what_is_held_is_in_the_masks_under_all_rules(rules: MaskRules, concept: int) -> None:
+    is_it, is_not = _columns(3, 6)[0], _columns(20, 33)[0]
+    held = _held({concept: is_it}, {concept: is_not})
+    update = update_masks(_three_maps(), _picture_crf(), rules, None, True, backgrounds=[2], held=held)
+    assert update.masks[concept][is_it].all()
+    assert not update.masks[concept][is_not].any()
+    assert (update.probabilities[concept][is_it] == 1).all()
+    assert (update.probabilities[concept][is_not] == 0).all()
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_a_whole_mask_that_is_held_comes_back_as_it_was_given(rules: MaskRules) -> None:
+    mask = _columns(5, 17)[0]
+    held = _held({1: mask}, {1: ~mask})
+    update = update_masks(_three_maps(), _picture_crf(), rules, None, True, backgrounds=[2], held=held)
+    np.testing.assert_array_equal(update.masks[1], mask)
+    assert not update.rescued[1]
+
+
+def test_in_one_crf_no_other_concept_takes_what_is_held() -> None:
+    mask = _columns(5, 17)[0]
+    held = _held({1: mask}, {1: ~mask})
+    update = update_masks(_three_maps(), _picture_crf(), REST, None, True, backgrounds=[2], held=held)
+    np.testing.assert_array_equal(update.masks.sum(axis=0), 1)
+
+
+def test_a_background_that_is_said_not_to_be_somewhere_leaves_it_to_the_others() -> None:
+    hole = _columns(10, 20)[0]
+    update = update_masks(
+        _three_maps(), _plain_crf(), REST, None, True, backgrounds=[2], held=_held({}, {2: hole})
+    )
+    assert update.masks[:2, hole].any(axis=0).all()
+
+
+def test_a_concept_is_found_in_its_box_though_its_map_is_highest_elsewhere() -> None:
+    maps = np.zeros((1, HEIGHT, WIDTH), dtype=np.float32)
+    maps[0, 5:10, 5:10], maps[0, 5:10, 25:30] = 0.1, 1.0
+    held = _held({}, {0: ~_columns(0, 18)[0]}, count=1)
+    update = update_masks(maps, _plain_crf(), MaskRules(0.3), None, True, held=held)
+    np.testing.assert_array_equal(update.masks[0], maps[0] == np.float32(0.1))
+
+
+def test_a_refused_mask_is_replaced_within_its_box() -> None:
+    box = _columns(0, 18)[0]
+    held = _held({}, {0: ~box}, count=1)
+    flat = np.zeros((1, HEIGHT, WIDTH), dtype=np.float32)
+    update = update_masks(flat, PlantedCRF(EMPTY), MaskRules(0.4), _columns(25, 30), True, held=held)
+    assert update.rescued.all()
+    assert update.masks.any()
+    assert not update.masks[0, ~box].any()
