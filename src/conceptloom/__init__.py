@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conceptloom.concepts import ConceptSet
     from conceptloom.generation import generate
-    from conceptloom.learning import learn
+    from conceptloom.learning import learn, segment
 
 __version__ = "0.1.0"
-__all__ = ["ConceptSet", "__version__", "generate", "learn"]
+__all__ = ["ConceptSet", "__version__", "generate", "learn", "segment"]
 
 _HOMES = {
     "ConceptSet": "conceptloom.concepts",
     "generate": "conceptloom.generation",
     "learn": "conceptloom.learning",
+    "segment": "conceptloom.learning",
 }
 
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from conceptloom import __version__
 from conceptloom.errors import ConceptloomError
 
-VERBS: tuple[str, ...] = ("learn", "generate", "info", "demo", "evaluate", "basemodel")
+VERBS: tuple[str, ...] = ("learn", "generate", "segment", "info", "demo", "evaluate", "basemodel")
 """Modules of this package, in the order in which ``--help`` lists their commands."""
 
 FAILED = 2

@@ -20,6 +20,7 @@ from conceptloom.learning.progress import (
 )
 from conceptloom.learning.recorder import Recorder, run_folder
 from conceptloom.learning.request import LearningPicture, LearnRequest, build_request
+from conceptloom.learning.segment import Segment, segment
 from conceptloom.learning.trainer import run
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Recorder",
     "Resumed",
     "SamplesDrawn",
+    "Segment",
     "StepDone",
     "build_request",
     "estimate",
@@ -48,4 +50,5 @@ __all__ = [
     "resolve_config",
     "run",
     "run_folder",
+    "segment",
 ]

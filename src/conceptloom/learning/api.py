@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,37 +14,18 @@ from typing import Any
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.concepts.storage import previous_of
-from conceptloom.errors import ConfigError, PictureError, RunError
+from conceptloom.errors import ConfigError, RunError
 from conceptloom.learning.checkpoint import Checkpoint, newest_checkpoint
 from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
+from conceptloom.learning.reading import Box, read_pictures
 from conceptloom.learning.recorder import Recorder, run_folder
-from conceptloom.learning.request import (
-    LearnRequest,
-    build_request,
-    by_picture,
-    concept_key,
-    concepts_in,
-    picture_key,
-)
+from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
-from conceptloom.pictures import (
-    Hint,
-    Picture,
-    box_hint,
-    combined,
-    load_break_a_scene,
-    load_mask,
-    load_mask_hint,
-    load_picture,
-    load_strokes,
-)
+from conceptloom.pictures import Picture
 from conceptloom.runs import RunLock
-
-Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,24 +150,16 @@ def prepare_job(
     if by_hand and (boxes or strokes):
         raise ConfigError("boxes and strokes are hints for methods that find masks: leave method gt out")
     start = _start_from(out)
-    loaded = _load_pictures(
+    loaded = read_pictures(
         pictures,
-        [concept_key(name) for name in concepts],
-        by_picture(contains),
-        by_picture(prompts),
-        (masks or {}) if by_hand else {},
+        concepts,
+        contains=contains,
+        prompts=prompts,
+        masks=masks,
+        boxes=boxes,
+        strokes=strokes,
+        masks_are_hints=not by_hand,
     )
-    readers: list[tuple[str, tuple[str, str], Callable[[tuple[int, int]], Hint]]] = [
-        *(
-            ("mask", place, partial(load_mask_hint, path))
-            for place, path in (masks or {}).items()
-            if not by_hand
-        ),
-        *(("box", place, partial(box_hint, box)) for place, box in (boxes or {}).items()),
-        *(("stroke", place, partial(load_strokes, path)) for place, path in (strokes or {}).items()),
-    ]
-    for what, (name, concept), read in readers:
-        _add_hint(loaded, what, picture_key(name), concept_key(concept), read, list(concepts))
     request_with = partial(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
@@ -253,59 +226,3 @@ def _require_space(folder: Path, needed: int) -> None:
             f"checkpoints and set need {needed / 1e9:.1f} GB, the disk of {disk} has {free / 1e9:.1f} GB free:"
             " make room, choose a folder on another disk, or set train to lora or kv"
         )
-
-
-def _load_pictures(
-    pictures: Sequence[str | Path | Picture],
-    concepts: Sequence[str],
-    contains: Mapping[str, Sequence[str]],
-    prompts: Mapping[str, str],
-    masks: Mapping[tuple[str, str], str | Path],
-) -> list[Picture]:
-    loaded = []
-    for given in pictures:
-        if isinstance(given, Picture):
-            loaded.append(given)
-        elif Path(given).is_dir():
-            own_name = picture_key(Path(given).absolute().stem)
-            masked = concepts_in(own_name, concepts, contains, prompts)
-            loaded.append(load_break_a_scene(Path(given), masked))
-        else:
-            loaded.append(load_picture(Path(given)))
-    for key, path in masks.items():
-        name, concept = picture_key(key[0]), concept_key(key[1])
-        index = _place(loaded, "mask", name, concept, concepts)
-        given_masks = {**loaded[index].masks, concept: load_mask(Path(path), loaded[index].size)}
-        loaded[index] = replace(loaded[index], masks=given_masks)
-    return loaded
-
-
-def _add_hint(
-    pictures: list[Picture],
-    what: str,
-    name: str,
-    concept: str,
-    read: Callable[[tuple[int, int]], Hint],
-    concepts: Sequence[str],
-) -> None:
-    """Put a hint for a concept into its picture, beside those it has."""
-    index = _place(pictures, what, name, concept, [concept_key(name) for name in concepts])
-    picture = pictures[index]
-    try:
-        hint = read(picture.size)
-        if concept in picture.hints:
-            hint = combined(picture.hints[concept], hint)
-    except PictureError as error:
-        raise PictureError(f"'{concept}' in '{name}': {error}") from None
-    pictures[index] = replace(picture, hints={**picture.hints, concept: hint})
-
-
-def _place(pictures: Sequence[Picture], what: str, name: str, concept: str, concepts: Sequence[str]) -> int:
-    """Index of the picture called `name`; refuses what is given for no picture or concept of the run."""
-    names = [picture_key(picture.name) for picture in pictures]
-    if name not in names or concept not in concepts:
-        raise PictureError(
-            f"a {what} is given for '{concept}' in '{name}': expected one of the pictures"
-            f" {', '.join(names)} and one of the concepts {', '.join(concepts)}"
-        )
-    return names.index(name)

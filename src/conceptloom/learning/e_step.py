@@ -42,14 +42,45 @@ def initial_maps(material: Material, rows: Tensor, picture: int, config: LearnCo
     With `propagation_steps` they come with the self-attention of the same passes, which serves the whole run: it hardly
     depends on the tokens.
     """
-    generator = numpy_generator(config.seed, "initial masks", "timesteps", picture)
-    num_timesteps = material.backbone.num_train_timesteps
-    timesteps = draw_timesteps(generator, config.initial_timesteps, num_timesteps, config.timestep_range)
+    return _initial_maps(
+        material, rows, picture, config, config.initial_timesteps, ("initial masks", picture)
+    )
+
+
+def halves_of_initial_maps(
+    material: Material, rows: Tensor, picture: int, config: LearnConfig
+) -> tuple[MeanMaps, MeanMaps]:
+    """Maps as `initial_maps` makes them from two independent halves of the timesteps and noise."""
+    count = max(1, config.initial_timesteps // 2)
+    one, other = (
+        _initial_maps(material, rows, picture, config, count, ("initial masks", picture, "half", half))
+        for half in (0, 1)
+    )
+    return one, other
+
+
+def mean_of(halves: Sequence[MeanMaps]) -> MeanMaps:
+    """Mean of maps of one picture that were averaged over equally many passes."""
+    affinities = [half.affinity for half in halves if half.affinity is not None]
+    affinity = np.stack(affinities).mean(axis=0) if affinities else None
+    maps = np.stack([half.maps for half in halves]).mean(axis=0)
+    return MeanMaps(maps, np.stack([half.counts for half in halves]).sum(axis=0), affinity)
+
+
+def _initial_maps(
+    material: Material,
+    rows: Tensor,
+    picture: int,
+    config: LearnConfig,
+    count: int,
+    key: tuple[int | str, ...],
+) -> MeanMaps:
+    generator = numpy_generator(config.seed, key[0], "timesteps", *key[1:])
+    timesteps = draw_timesteps(generator, count, material.backbone.num_train_timesteps, config.timestep_range)
     everything = tuple(range(len(material.examples[picture].concepts)))
-    key = ("initial masks", picture)
     with_affinity = config.propagation_steps > 0
     return _mean_maps(
-        material, rows, picture, timesteps, [everything] * len(timesteps), key, with_affinity=with_affinity
+        material, rows, picture, timesteps, [everything] * count, key, with_affinity=with_affinity
     )
 
 

@@ -85,6 +85,11 @@ def update_masks(
     for k in np.flatnonzero(rescued).tolist():
         masks[k] = _stand_in(k, evidence, unrefined, previous, held)
         probabilities[k] = masks[k]
+    subjects = rescued & ~behind
+    if behind.any() and subjects.any():  # a background is what no other concept has, stand-ins included
+        known = np.zeros_like(masks[behind]) if held is None else held.is_it[behind]
+        masks[behind] &= known | ~masks[subjects].any(axis=0)
+        probabilities[behind] *= masks[behind]
     return MaskUpdate(masks, probabilities, rescued, overlap)
 
 

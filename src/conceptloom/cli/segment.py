@@ -1,0 +1,109 @@
+"""`conceptloom segment`: pictures and words in, masks out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conceptloom.cli.learn import (
+    DeviceChoice,
+    DtypeChoice,
+    parse_boxes,
+    parse_concepts,
+    parse_contains,
+    parse_files,
+    parse_kinds,
+    parse_pairs,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("segment")(segment)
+
+
+def segment(
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(metavar="PICTURE...", help="Picture files. Only the centred square of each is seen."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to make for the masks.")],
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=WORD]", help="What to look for; WORD is its rough class. Repeat."),
+    ] = None,
+    concept_set: Annotated[
+        Path | None,
+        typer.Option(
+            "--set", metavar="SET", help="Learned before: its concepts, unless --concept names some."
+        ),
+    ] = None,
+    contains: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--in", metavar="PICTURE=NAME,NAME", help="Which concepts a picture contains; else all."
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="PICTURE=TEXT", help="Your own words for a picture.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=background|pattern", help="A concept that is no subject."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PICTURE:NAME=FILE", help="Mask that is known, white = concept; it is held."),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PICTURE:NAME=LEFT,TOP,RIGHT,BOTTOM", help="Box in pixels that a concept does not leave."
+        ),
+    ] = None,
+    stroke: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PICTURE:NAME=FILE", help="Strokes: white = this is it, black = this is not."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
+    base_model: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
+    ] = "builtin",
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
+    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")] = DtypeChoice.auto,
+) -> None:
+    """Find where concepts are in pictures: masks alone, in seconds, nothing is learned.
+
+    conceptloom segment garden.jpg --concept cat=cat --concept plant=plant --out masks
+
+    FOLDER then holds PICTURE/NAME.png (white = the concept), PICTURE/overlay.png
+    to look at, and masks.json in COCO's format with a confidence for each.
+    """
+    from conceptloom.learning import segment as find
+    from conceptloom.learning.segment_files import require_new, save_segments
+    from conceptloom.pictures import load_picture
+
+    require_new(out)
+    loaded = [load_picture(path) for path in pictures]
+    found = find(
+        loaded,
+        parse_concepts(concept) if concept else None,
+        concept_set=concept_set,
+        contains=parse_contains(contains),
+        prompts=parse_pairs("--prompt", prompt),
+        masks=parse_files("--mask", mask),
+        boxes=parse_boxes(box),
+        strokes=parse_files("--stroke", stroke),
+        kinds=parse_kinds(kind),
+        base_model=base_model,
+        seed=seed,
+        device=device.value,
+        dtype=dtype.value,
+    )
+    save_segments(found, {picture.name: picture for picture in loaded}, out)
+    for one in found:
+        share = one.mask.mean()
+        typer.echo(f"{one.picture}  <{one.concept}>  {share:.0%} of it, confidence {one.confidence:.2f}")
+    typer.echo(f"done: {out}")
