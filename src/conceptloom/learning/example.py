@@ -18,6 +18,7 @@ from conceptloom.learning.config import CRFSettings
 from conceptloom.learning.draws import Source
 from conceptloom.learning.phrases import LoosePrompt, names_a_side, split_prompt, subset_prompt
 from conceptloom.learning.request import LearningPicture, LearnRequest
+from conceptloom.learning.torch_crf import crf_on
 from conceptloom.masks import DenseCRF, Held, area_to_grid, hard_grid
 from conceptloom.pictures import Hint, square_frame, square_frame_mask
 
@@ -45,7 +46,7 @@ class LearningExample:
     @cached_property
     def crf(self) -> DenseCRF:
         """The picture's DenseCRF; its lattices are built once."""
-        return DenseCRF(self.frame, self.crf_settings.crf_config())
+        return crf_on(self.moments.mean.device, self.frame, self.crf_settings.crf_config())
 
     @property
     def source(self) -> Source:

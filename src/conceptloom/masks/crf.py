@@ -96,7 +96,7 @@ class DenseCRF:
         if len(unary) == 2:
             return self.infer_binary(unary[None]).reshape(unary.shape)
         _require_finite(unary)
-        logits = self._mean_field(unary[-1] - unary[:-1], _differences_to_last)
+        logits = self._mean_field(unary[-1] - unary[:-1], differences_to_last)
         probabilities: FloatArray = _softmax_with_last(logits).reshape(unary.shape)
         return probabilities
 
@@ -158,7 +158,7 @@ def _softmax_with_last(logits: FloatArray) -> FloatArray:
     return probabilities
 
 
-def _differences_to_last(logits: FloatArray) -> FloatArray:
+def differences_to_last(logits: FloatArray) -> FloatArray:
     """`Q_c - Q_last` (L-1, N) from the logits (L-1, N) against the last label."""
     probabilities = _softmax_with_last(logits)
     difference: FloatArray = probabilities[:-1] - probabilities[-1]
