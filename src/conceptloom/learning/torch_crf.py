@@ -99,6 +99,8 @@ def _differences_to_last(logits: Tensor) -> Tensor:
 
 
 def _csr(matrix: Any, device: torch.device) -> Tensor:
+    matrix = matrix.copy()
+    matrix.sum_duplicates()  # rows are padded with entries of no weight, which torch does not allow
     parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data.astype(np.float32))
     rows, columns, values = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
     return torch.sparse_csr_tensor(
