@@ -6,6 +6,7 @@ device. Axis legend: L labels, K concepts, H W pixels, N = H W, C channels, M la
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,8 @@ def _csr(matrix: Any, device: torch.device) -> Tensor:
     matrix.sum_duplicates()  # rows are padded with entries of no weight, which torch does not allow
     parts = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data.astype(np.float32))
     rows, columns, values = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
-    return torch.sparse_csr_tensor(
-        rows, columns, values, size=matrix.shape, device=device, check_invariants=True
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        return torch.sparse_csr_tensor(
+            rows, columns, values, size=matrix.shape, device=device, check_invariants=True
+        )
