@@ -2,6 +2,7 @@
 
     python benchmarks/em_options.py --log RESULTS.jsonl --option NAME=JSON [--option ...] [--sets 40] [--method refined]
 
+With `--hard N` the sets are N of every hard case (`conceptloom.evaluation.hard_sets`), a row each in the table.
 Each option is a table of switches of `LearnConfig`. The masks before the first M-step are those of the same E-step with
 EM off, so "gain" is what EM adds. An interrupted run goes on where it was; `--table` only prints. Sets with a fixed
 number, as `--only 1/2`, are shared out between two processes, each with a log of its own; `--log` may be given again
@@ -13,25 +14,29 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from dev_scenes import ResultLog, fresh_folder
+from numpy.typing import NDArray
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.evaluation.benchmark import BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.hard_sets import CASES, hard_benchmark
+from conceptloom.evaluation.mask_metrics import swapped
 from conceptloom.evaluation.methods import learn_request
-from conceptloom.evaluation.statistics import Interval, cluster_bootstrap
+from conceptloom.evaluation.statistics import Interval, clopper_pearson, cluster_bootstrap
 from conceptloom.learning import MasksUpdated, resolve_config, run
 from conceptloom.masks import iou
 from conceptloom.pictures import square_frame_mask
 
 LAST = 3
 """The end of a curve is the mean of its last E-steps, so that one lucky update does not decide."""
+Row = Mapping[str, Any]
 
 
 def curves(
@@ -47,10 +52,16 @@ def curves(
     }
     ious: dict[tuple[str, str], list[float]] = {key: [] for key in truth}
     rescues = dict.fromkeys(truth, 0)
+    ends: dict[str, dict[str, Any]] = {}
     begun = time.perf_counter()
     for event in run(learn_request(one, backbone, config), backbone, scratch):
         if not isinstance(event, MasksUpdated):
             continue
+        ends[event.picture] = {
+            "collapsed": bool(event.collapsed),
+            "rescued": bool(event.rescued),
+            "swapped": _swapped(one, event, truth),
+        }
         for name, mask in zip(event.concepts, event.masks, strict=True):
             key = (event.picture, name)
             if key in truth:
@@ -67,19 +78,36 @@ def curves(
             "split": concept.split,
             "curve": [round(value, 4) for value in curve],
             "rescues": rescues[picture, name],
+            **ends[picture],
             "sec": round(seconds, 1),
         }
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Start, end and gain of every option and group of concepts."""
-    groups = {
+def _swapped(
+    one: BenchmarkSet, event: MasksUpdated, truth: Mapping[tuple[str, str], NDArray[np.bool_]]
+) -> bool:
+    subjects = [
+        index
+        for index, name in enumerate(event.concepts)
+        if one.concept(name).kind == "subject" and (event.picture, name) in truth
+    ]
+    true = [truth[event.picture, event.concepts[index]] for index in subjects]
+    return len(subjects) > 1 and swapped(event.masks[subjects], np.stack(true))
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Start, end and gain of every option and group of concepts, and how often runs end badly."""
+    groups: dict[str, Callable[[Row], bool]] = {
         "subjects": lambda row: row["kind"] == "subject",
         "known nouns": lambda row: row["split"] == "instance",
         "novel nouns": lambda row: row["split"] == "novel noun",
         "places": lambda row: row["kind"] != "subject",
     }
-    print(f"{'option':<28} {'group':<12} masks  start   end   gain")
+    for case in CASES:
+        groups[case.title] = lambda row, name=case.name: (  # type: ignore[misc]
+            row["kind"] == "subject" and row["set"].split("-", 1)[1].rpartition("-")[0] == name
+        )
+    print(f"{'option':<24} {'group':<40} masks  start   end   gain")
     for option in dict.fromkeys(row["option"] for row in rows):
         mine = [row for row in rows if row["option"] == option]
         for group, belongs in groups.items():
@@ -90,11 +118,19 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             end = [float(np.mean(row["curve"][-LAST:])) for row in chosen]
             gain: Interval = cluster_bootstrap(np.subtract(end, start), [row["set"] for row in chosen])
             print(
-                f"{option:<28} {group:<12} {len(chosen):>5}  {np.mean(start):.3f}  {np.mean(end):.3f}"
+                f"{option:<24} {group:<40} {len(chosen):>5}  {np.mean(start):.3f}  {np.mean(end):.3f}"
                 f"  {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
             )
         seconds = np.mean([row["sec"] for row in mine])
-        print(f"{'':<28} {seconds:.0f} s a set, {sum(row['rescues'] for row in mine)} rescues")
+        print(
+            f"{'':<24} {seconds:.0f} s a set, {sum(row['rescues'] for row in mine)} rescues; sets that end",
+            end=" ",
+        )
+        for event in ("swapped", "collapsed", "rescued"):
+            bad = {row["set"] for row in mine if row[event]}
+            upper = clopper_pearson(len(bad), len({row["set"] for row in mine}), side="upper").high
+            print(f"{event}: {len(bad)} (at most {upper:.3f})", end="; ")
+        print()
 
 
 def main() -> None:
@@ -105,6 +141,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--method", default="paper")
     parser.add_argument("--sets", type=int, default=40)
+    parser.add_argument("--hard", type=int, default=0, metavar="N")
     parser.add_argument("--only", default="1/1", metavar="PART/PARTS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", default=[], metavar="NAME=JSON")
@@ -116,7 +153,9 @@ def main() -> None:
         torch.set_num_threads(1)
         backbone = load_backbone(arguments.model, device="cpu")
         part, parts = (int(number) for number in arguments.only.split("/"))
-        sets = builtin_benchmark("dev", arguments.sets).sets[part - 1 :: parts]
+        hard = arguments.hard
+        benchmark = hard_benchmark("dev", hard) if hard else builtin_benchmark("dev", arguments.sets)
+        sets = benchmark.sets[part - 1 :: parts]
         for text in arguments.option:
             option, _, values = text.partition("=")
             overrides = {"method": arguments.method, "seed": arguments.seed, **json.loads(values)}
