@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BUILTIN = "builtin"
 BUILTIN_VARIABLE = "CONCEPTLOOM_BUILTIN"
 DESCRIPTION = "conceptloom.json"
-"""Optional file of a model folder: version, size (px), backgrounds (words)."""
+"""Optional file of a model folder: version, size (px), backgrounds and nouns (words)."""
 
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -140,9 +140,9 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
     _choose_attention(unet, device, dtype)
 
     tokenizer_model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    version, size, backgrounds = _description(folder)
+    version, size, backgrounds, nouns = _description(folder)
     backbone = Backbone(
-        ModelIdentity(name, fingerprint(configs, tokenizer_model, weights), version, backgrounds),
+        ModelIdentity(name, fingerprint(configs, tokenizer_model, weights), version, backgrounds, nouns),
         tokenizer=tokenizer,
         text_encoder=text_encoder.to(device),
         unet=unet.to(device),
@@ -320,23 +320,27 @@ def _choose_attention(unet: UNet2DConditionModel, device: torch.device, dtype: t
     )
 
 
-def _description(folder: Path) -> tuple[str | None, int | None, tuple[str, ...]]:
-    """Version, picture size and background words of `conceptloom.json`, where there is one."""
+def _description(folder: Path) -> tuple[str | None, int | None, tuple[str, ...], tuple[str, ...]]:
+    """Version, picture size, background words and nouns of `conceptloom.json`, where there is one."""
     path = folder / DESCRIPTION
     if not path.is_file():
-        return None, None, ()
+        return None, None, (), ()
     told = _read_json(path)
-    version, size, backgrounds = told.get("version"), told.get("size"), told.get("backgrounds", [])
+    version, size = told.get("version"), told.get("size")
+    backgrounds, nouns = told.get("backgrounds", []), told.get("nouns", [])
     if (
         not isinstance(version, str)
         or not isinstance(size, int)
-        or not isinstance(backgrounds, list)
-        or not all(isinstance(word, str) for word in backgrounds)
+        or not all(_are_words(words) for words in (backgrounds, nouns))
     ):
         raise BaseModelError(
-            f"{DESCRIPTION} must hold version (text), size (px) and backgrounds (words): mend the file"
+            f"{DESCRIPTION} must hold version (text), size (px), backgrounds and nouns (words): mend the file"
         )
-    return version, size, tuple(backgrounds)
+    return version, size, tuple(backgrounds), tuple(nouns)
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def _require_file(path: Path) -> None:

@@ -39,12 +39,14 @@ class ModelIdentity:
         fingerprint: SHA-256 over its configuration and weights, see `fingerprint.py`.
         version: version of a built-in model ("builtin-1"), else None.
         backgrounds: words for the backgrounds it was trained on, where it says so.
+        nouns: words for the things it was trained on, likewise.
     """
 
     name: str
     fingerprint: str
     version: str | None = None
     backgrounds: tuple[str, ...] = ()
+    nouns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Backbone:
     adapters hook into the shared models.
 
     Attributes:
-        name, fingerprint, version, backgrounds: see `ModelIdentity`.
+        name, fingerprint, version, backgrounds, nouns: see `ModelIdentity`.
         size: side of the pictures in pixels.
         latent_shape: (c, h, w) of one picture's latents.
         max_tokens: S, begin and end token included.
@@ -100,6 +102,7 @@ class Backbone:
         self.fingerprint = identity.fingerprint
         self.version = identity.version
         self.backgrounds = identity.backgrounds
+        self.nouns = identity.nouns
         self.device = device
         self.dtype = dtype
         self.tokenizer = tokenizer

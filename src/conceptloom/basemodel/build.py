@@ -214,7 +214,7 @@ def export_trained(plan: BuildPlan, cache: Path, folder: Path) -> int:
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     samples = load_averaged(plan.denoiser, denoiser, training_folder(cache) / "denoiser")
     backgrounds = background_labels(training_photos(cache))
-    export_model(denoiser, autoencoder, plan, backgrounds, samples, folder)
+    export_model(denoiser, autoencoder, plan, backgrounds, nouns(load_sprites("train")), samples, folder)
     return samples
 
 
@@ -223,6 +223,7 @@ def export_model(
     autoencoder: AutoencoderKL,
     plan: BuildPlan,
     backgrounds: Sequence[str],
+    taught: Sequence[str],
     samples: int,
     folder: Path,
 ) -> None:
@@ -252,6 +253,7 @@ def export_model(
         "version": VERSION,
         "size": plan.autoencoder.side_px,
         "backgrounds": list(backgrounds),
+        "nouns": list(taught),
         "samples_seen": samples,
         "autoencoder": asdict(plan.autoencoder),
         "denoiser": asdict(plan.denoiser),

@@ -68,11 +68,12 @@ def test_a_folder_lends_its_name(folder: Path) -> None:
     assert (backbone.name, backbone.version, backbone.backgrounds) == ("model", None, ())
 
 
-def test_a_description_gives_version_and_backgrounds(folder: Path) -> None:
-    told = {"version": "builtin-1", "size": 64, "backgrounds": ["beach", "grass"]}
+def test_a_description_gives_version_backgrounds_and_nouns(folder: Path) -> None:
+    told = {"version": "builtin-1", "size": 64, "backgrounds": ["beach", "grass"], "nouns": ["cat"]}
     (folder / "conceptloom.json").write_text(json.dumps(told))
     backbone = load_backbone(folder, "cpu", "float32")
     assert (backbone.version, backbone.backgrounds) == ("builtin-1", ("beach", "grass"))
+    assert backbone.nouns == ("cat",)
 
 
 def test_the_builtin_model_is_found_where_the_environment_says(
@@ -202,7 +203,13 @@ def test_a_size_that_contradicts_the_weights_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [{"version": 1, "size": 64}, {"version": "x"}, {"version": "x", "size": 64, "backgrounds": [1]}]
+    "told",
+    [
+        {"version": 1, "size": 64},
+        {"version": "x"},
+        {"version": "x", "size": 64, "backgrounds": [1]},
+        {"version": "x", "size": 64, "nouns": "cat"},
+    ],
 )
 def test_a_damaged_description_is_refused(folder: Path, told: object) -> None:
     (folder / "conceptloom.json").write_text(json.dumps(told))

@@ -346,7 +346,7 @@ def test_an_export_loads_as_a_stable_diffusion_pipeline_with_the_same_weights(tm
 
     denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
     plan = BuildPlan(autoencoder=SMALL_AE, denoiser=SMALL)
-    export_model(denoiser, autoencoder, plan, ["grass"], 7, tmp_path / "model")
+    export_model(denoiser, autoencoder, plan, ["grass"], ["cat"], 7, tmp_path / "model")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
     assert pipeline.vae.config.scaling_factor == 1.0
     for ours, theirs in zip(denoiser.unet.parameters(), pipeline.unet.parameters(), strict=True):
@@ -369,7 +369,7 @@ def test_training_goes_on_from_the_shipped_model_only_in_the_same_shape() -> Non
 
 def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
     denoiser, autoencoder = small_denoiser(), build_autoencoder(SMALL_AE)
-    export_model(denoiser, autoencoder, BuildPlan(SMALL_AE, SMALL), ["grass"], 0, tmp_path / "model")
+    export_model(denoiser, autoencoder, BuildPlan(SMALL_AE, SMALL), ["grass"], ["cat"], 0, tmp_path / "model")
     fresh = build_denoiser(replace(SMALL, seed=9), ["cat", "dog", "on", "grass"], SMALL_AE.latent_channels)
     warm_start(fresh, tmp_path / "model")
     for ours, theirs in zip(denoiser.unet.parameters(), fresh.unet.parameters(), strict=True):
