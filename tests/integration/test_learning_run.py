@@ -426,3 +426,28 @@ def test_every_loss_of_the_joint_stage_counts_the_prior(tiny_backbone: Backbone,
                 parts["mask"] + 0.01 * parts["attention"] + 2.0 * parts["prior"]
             )
     assert len(losses(events, "joint")) == 2
+
+
+def test_em_ends_early_once_masks_have_been_calm_for_long_enough(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    """Masks are always calm for an IoU of next to nothing, so EM takes two E-steps."""
+    request = request_for(mask_update_every=1, stop_when_calm=2, calm_iou=1e-9, em_steps=4, train="tokens")
+    steps = [event for event in run(request, tiny_backbone, tmp_path / "run") if isinstance(event, StepDone)]
+    assert [event.step for event in steps if event.stage == "em"] == [1, 2]
+
+
+def test_masks_that_keep_changing_take_all_steps(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    request = request_for(
+        mask_update_every=1, stop_when_calm=1, calm_iou=1.0, em_steps=4, train="tokens", tau=0.8
+    )
+    steps = [event for event in run(request, tiny_backbone, tmp_path / "run") if isinstance(event, StepDone)]
+    assert [event.step for event in steps if event.stage == "em"] == [1, 2, 3, 4]
+
+
+def test_a_run_that_ended_em_early_goes_on_to_the_same_bits(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    request = request_for(mask_update_every=1, stop_when_calm=2, calm_iou=1e-9, train="lora")
+    uninterrupted = finish(run(request, tiny_backbone, tmp_path / "whole"))
+    stop_after(run(request, tiny_backbone, tmp_path / "stopped"), "em", 2)
+    stop_after(run(request, tiny_backbone, tmp_path / "stopped", resume=True), "joint", 1)
+    assert_same_set(finish(run(request, tiny_backbone, tmp_path / "stopped", resume=True)), uninterrupted)

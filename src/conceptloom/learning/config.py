@@ -107,6 +107,10 @@ class LearnConfig(BaseModel):
     """Share of the running average that one more M-step map leaves in place."""
     running_average_weighting: Literal["signal", "uniform"] = "signal"
     """"signal" weights a map by the signal's share of the variance at its timestep, so noisy ones count less."""
+    stop_when_calm: int | None = Field(None, ge=1, le=MAX_STEPS)
+    """EM ends early after so many E-steps in a row in which every mask kept an IoU of `calm_iou` with the one before;
+    none always takes `em_steps`."""
+    calm_iou: float = Field(0.95, gt=0, le=1)
     attention_targets: Literal["masks", "probabilities"] = "masks"
     """What Eq. 4 pulls maps towards: the binary masks by area, or the CRF's probabilities by area."""
     weights: Literal["end", "alternate"] = "end"

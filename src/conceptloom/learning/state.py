@@ -37,6 +37,8 @@ class LearningState:
         """Self-attention by picture, where maps are propagated."""
         self.averages: RunningAverages | None = None
         self.rescues: dict[str, dict[str, int]] = {}
+        self.calm_e_steps = 0
+        """E-steps in a row that hardly changed a mask."""
         self.loss_on_others: float | None = None
         """Denoising loss on images of other nouns before any weight moved."""
         self.descents: dict[str, Descent] = {}
@@ -87,6 +89,7 @@ class LearningState:
             "stage": self._stage,
             "done": self.done,
             "rescues": self.rescues,
+            "calm_e_steps": self.calm_e_steps,
             "loss_on_others": self.loss_on_others,
         }
         return Checkpoint(sum(self.done.values()), tensors, state, description)
@@ -98,6 +101,7 @@ class LearningState:
         self._stage = self._stored_stage = state["stage"]
         self.done = {stage: int(state["done"][stage]) for stage in LEARNING_STAGES}
         self.loss_on_others = state["loss_on_others"]
+        self.calm_e_steps = int(state["calm_e_steps"])
         self.rescues = {picture: dict(counts) for picture, counts in state["rescues"].items()}
         for key, value in _under("descent", tensors).items():
             name, _, inner = key.partition(".")

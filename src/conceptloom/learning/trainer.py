@@ -64,7 +64,7 @@ from conceptloom.learning.request import LearnRequest
 from conceptloom.learning.samples import draw_images
 from conceptloom.learning.state import LEARNING_STAGES, LearningState
 from conceptloom.learning.weights import trained_weights
-from conceptloom.masks import MaskUpdate
+from conceptloom.masks import MaskUpdate, iou
 from conceptloom.pictures import square_frame, unframe_mask
 from conceptloom.runs import RunLock, provenance
 
@@ -196,6 +196,8 @@ class _Learner:
             descents["weights"] = self._descent([], state.weights.parameters, config.joint_lr)
         state.enter("em", descents)
         for step in range(state.done["em"], config.em_steps):
+            if config.stop_when_calm is not None and state.calm_e_steps >= config.stop_when_calm:
+                break
             draws = self._draws("em", step)
             batch = material.batch(draws, state.grids)
             objective = token_step(
@@ -214,6 +216,7 @@ class _Learner:
             updates: dict[int, tuple[MaskUpdate, MeanMaps]] = {}
             if config.mask_update_every is not None and (step + 1) % config.mask_update_every == 0:
                 updates = self._e_step(step, draws)
+                state.calm_e_steps = state.calm_e_steps + 1 if self._are_calm(updates) else 0
             for picture, (update, _) in updates.items():
                 self._take(picture, update)
             events = [
@@ -287,6 +290,14 @@ class _Learner:
             mean = replace(mean, affinity=state.affinities.get(picture))
             updates[picture] = masks_from(example, mean, config, state.masks[picture]), mean
         return updates
+
+    def _are_calm(self, updates: Mapping[int, tuple[MaskUpdate, MeanMaps]]) -> bool:
+        """Whether every mask is nearly the one before."""
+        return all(
+            iou(new, old) >= self.config.calm_iou
+            for picture, (update, _) in updates.items()
+            for new, old in zip(update.masks, self.state.masks[picture], strict=True)
+        )
 
     def _take(self, picture: int, update: MaskUpdate) -> None:
         soft = self.config.attention_targets == "probabilities"
