@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from dev_scenes import ResultLog, fresh_folder
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.evaluation.benchmark import BenchmarkSet
@@ -60,9 +61,9 @@ def curves(
         ends[event.picture] = {
             "collapsed": bool(event.collapsed),
             "rescued": bool(event.rescued),
-            "swapped": _swapped(one, event, truth),
+            "swapped": any(concept.word for concept in one.subjects) and _swapped(one, event, truth),
         }
-        for name, mask in zip(event.concepts, event.masks, strict=True):
+        for name, mask in zip(_named(one, event, truth), event.masks, strict=True):
             key = (event.picture, name)
             if key in truth:
                 ious[key].append(float(iou(mask, truth[key])))
@@ -81,6 +82,25 @@ def curves(
             **ends[picture],
             "sec": round(seconds, 1),
         }
+
+
+def _named(
+    one: BenchmarkSet, event: MasksUpdated, truth: Mapping[tuple[str, str], NDArray[np.bool_]]
+) -> list[str]:
+    """Whose mask each of the event's is: its concept's, or, of subjects without a word, of that which it fits best.
+
+    Without a word nothing says which of two subjects is which.
+    """
+    names = list(event.concepts)
+    free = [
+        k for k, name in enumerate(names) if one.concept(name).word is None and (event.picture, name) in truth
+    ]
+    overlap = [[iou(event.masks[k], truth[event.picture, names[other]]) for other in free] for k in free]
+    if free:
+        rows, columns = linear_sum_assignment(overlap, maximize=True)
+        for row, column in zip(rows, columns, strict=True):
+            names[free[row]] = event.concepts[free[column]]
+    return names
 
 
 def _swapped(
