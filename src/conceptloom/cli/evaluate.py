@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptloom.cli.learn import DeviceChoice, DtypeChoice, duration
+from conceptloom.cli.learn import duration
+from conceptloom.cli.options import BaseModelOption, DeviceChoice, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -120,11 +121,9 @@ def evaluate(
     redraw: Annotated[
         bool, typer.Option("--redraw", help="Only draw figures and page anew from DIR/report.json.")
     ] = False,
-    base_model: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
-    ] = "builtin",
-    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
-    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")] = DtypeChoice.auto,
+    base_model: BaseModelOption = "builtin",
+    device: DeviceOption = DeviceChoice.auto,
+    dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Compare methods: masks over training steps, images, the paper's figures and tables, with intervals.
 

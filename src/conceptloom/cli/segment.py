@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from conceptloom.cli.learn import (
+from conceptloom.cli.options import (
+    BaseModelOption,
+    BoxOption,
+    ContainsOption,
     DeviceChoice,
+    DeviceOption,
     DtypeChoice,
+    DtypeOption,
+    KindOption,
+    MaskOption,
+    PromptOption,
+    StrokeOption,
     parse_boxes,
     parse_concepts,
     parse_contains,
@@ -40,43 +49,20 @@ def segment(
             "--set", metavar="SET", help="Learned before: its concepts, unless --concept names some."
         ),
     ] = None,
-    contains: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--in", metavar="PICTURE=NAME,NAME", help="Which concepts a picture contains; else all."
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(metavar="PICTURE=TEXT", help="Your own words for a picture.")
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=background|pattern", help="A concept that is no subject."),
-    ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PICTURE:NAME=FILE", help="Mask that is known, white = concept; it is held."),
-    ] = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PICTURE:NAME=LEFT,TOP,RIGHT,BOTTOM", help="Box in pixels that a concept does not leave."
-        ),
-    ] = None,
-    stroke: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PICTURE:NAME=FILE", help="Strokes: white = this is it, black = this is not."),
-    ] = None,
+    contains: ContainsOption = None,
+    mask: MaskOption = None,
+    box: BoxOption = None,
+    stroke: StrokeOption = None,
+    prompt: PromptOption = None,
+    kind: KindOption = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
-    base_model: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
-    ] = "builtin",
-    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
-    dtype: Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")] = DtypeChoice.auto,
+    base_model: BaseModelOption = "builtin",
+    device: DeviceOption = DeviceChoice.auto,
+    dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Find where concepts are in pictures: masks alone, in seconds, nothing is learned.
 
-    conceptloom segment garden.jpg --concept cat=cat --concept plant=plant --out masks
+    conceptloom segment garden.jpg --concept cat=cat --out masks
 
     FOLDER then holds PICTURE/NAME.png (white = the concept), PICTURE/overlay.png
     to look at, and masks.json in COCO's format with a confidence for each.

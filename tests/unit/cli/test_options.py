@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conceptloom.cli.learn import parse_contains
+from conceptloom.cli.options import parse_contains
 
 
 def test_spaces_between_concept_names_do_not_count() -> None:
