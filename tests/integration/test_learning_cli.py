@@ -565,3 +565,45 @@ def test_a_run_that_the_disk_has_no_room_for_is_refused(
             base_model=tiny_backbone,
             overrides={**SHORT, "train": "full"},
         )
+
+
+def test_a_run_killed_before_its_first_step_is_resumed_from_step_0(tiny_folder: Path) -> None:
+    command = (["yard.png", "park.png"], {"cat": "cat", "mat": None}, Path("set"))
+    prepare_job(
+        *command, base_model=tiny_folder, overrides=SHORT
+    )  # killed: nothing was drawn from its events
+    assert [path.name for path in Path("set.learning/checkpoints").iterdir()] == ["00000000"]
+    job = prepare_job(*command, base_model=tiny_folder, overrides=SHORT, resume=True)
+    assert [event for event in job.events() if isinstance(event, Finished)]
+    assert not Path("set.learning").exists()
+
+
+def test_step_0_of_another_command_is_refused_by_field(tiny_folder: Path) -> None:
+    prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model=tiny_folder, overrides=SHORT)
+    with pytest.raises(RunError, match=r"config\.seed was 0, is 1"):
+        prepare_job(
+            ["yard.png"],
+            {"cat": "cat"},
+            Path("set"),
+            base_model=tiny_folder,
+            overrides={**SHORT, "seed": 1},
+            resume=True,
+        )
+
+
+def test_step_0_alone_is_in_nobodys_way(tiny_folder: Path) -> None:
+    for seed in (0, 1):
+        job = prepare_job(
+            ["yard.png"],
+            {"cat": "cat"},
+            Path("set"),
+            base_model=tiny_folder,
+            overrides={**SHORT, "seed": seed},
+        )
+    assert job.request.config.seed == 1
+
+
+def test_a_base_model_that_does_not_load_leaves_no_step_0(tmp_path: Path) -> None:
+    with pytest.raises(ConceptloomError):
+        prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model=tmp_path / "none", overrides=SHORT)
+    assert not Path("set.learning").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,14 @@ from typing import Any
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.concepts.storage import previous_of
-from conceptloom.errors import ConfigError, RunError
-from conceptloom.learning.checkpoint import Checkpoint, newest_checkpoint
+from conceptloom.errors import ConceptloomError, ConfigError, RunError
+from conceptloom.learning.checkpoint import (
+    Checkpoint,
+    Found,
+    newest_checkpoint,
+    require_same_run,
+    save_start,
+)
 from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.progress import Finished, Progress
@@ -164,13 +169,20 @@ def prepare_job(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
     # What is wrong with any family's numbers is wrong with these, and told before the model is loaded.
-    _check_run_folder(request_with(resolve_config("builtin", overrides)), out, resume)
-    backbone = base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
-    if start is not None:
-        start.check_base(backbone)
-    config = resolve_config(family_of(backbone.version), overrides)
-    _require_space(run_folder(out), disk_bytes(backbone, config))
-    return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
+    _begin(request_with(resolve_config("builtin", overrides)), out, resume)
+    try:
+        backbone = (
+            base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
+        )
+        if start is not None:
+            start.check_base(backbone)
+        config = resolve_config(family_of(backbone.version), overrides)
+        _require_space(run_folder(out), disk_bytes(backbone, config))
+        return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
+    except ConceptloomError:
+        if not resume:
+            shutil.rmtree(run_folder(out), ignore_errors=True)
+        raise
 
 
 def _start_from(out: Path) -> ConceptSet | None:
@@ -190,22 +202,26 @@ def _start_from(out: Path) -> ConceptSet | None:
     return None
 
 
-def _check_run_folder(request: LearnRequest, out: Path, resume: bool) -> None:
-    """Refuse to go on with no run, and to begin where another one is at work or unfinished.
+def _begin(request: LearnRequest, out: Path, resume: bool) -> None:
+    """Write checkpoint 0 of a new run; refuse to go on with none, and to begin where one is at work or unfinished.
 
     A run that was killed between writing its set and removing its folder is finished: the folder is removed.
     """
     folder = run_folder(out)
-    with RunLock(folder) if folder.parent.is_dir() else nullcontext():
+    with RunLock(folder):
         found = newest_checkpoint(folder / CHECKPOINTS)
-        if found.checkpoint is None or not _has_written_its_set(found.checkpoint, request):
-            require_resumable(folder, found, resume=resume)
-            return
-        shutil.rmtree(folder)
-    if resume:
-        raise RunError(
-            f"{out} is complete, nothing is left to resume: leave --resume out to learn it further"
-        )
+        if found.checkpoint is not None and _has_written_its_set(found.checkpoint, request):
+            shutil.rmtree(folder)
+            if resume:
+                raise RunError(
+                    f"{out} is complete, nothing is left to resume: leave --resume out to learn it further"
+                )
+            found = Found(None, ())
+        require_resumable(folder, found, resume=resume)
+        if not resume:
+            save_start(folder / CHECKPOINTS, request.description())
+        elif found.checkpoint is not None and found.checkpoint.is_start:
+            require_same_run(found.checkpoint, request.description())
 
 
 def _has_written_its_set(checkpoint: Checkpoint, request: LearnRequest) -> bool:

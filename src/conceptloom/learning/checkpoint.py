@@ -39,6 +39,11 @@ class Checkpoint:
     description: Mapping[str, Any]
     """What the run was asked to learn, the base model's fingerprint and precision."""
 
+    @property
+    def is_start(self) -> bool:
+        """Whether nothing has been done: it only says what the run was asked to learn, see `save_start`."""
+        return not self.state
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -73,6 +78,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     for old in _complete_names(folder)[KEPT:]:
         shutil.rmtree(folder / old)
     return final
+
+
+def save_start(folder: Path, description: Mapping[str, Any]) -> Path:
+    """Write checkpoint 0: what a run was asked to learn, before the base model is loaded and anything is done."""
+    return save_checkpoint(folder, Checkpoint(0, {}, {}, description))
 
 
 def newest_checkpoint(folder: Path) -> Found:

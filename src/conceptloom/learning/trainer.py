@@ -101,7 +101,8 @@ def run(
     with RunLock(folder), telling_of_memory(backbone.device, batch, advice):
         found = newest_checkpoint(folder / CHECKPOINTS)
         require_resumable(folder, found, resume=resume)
-        if found.checkpoint is not None:
+        has_begun = found.checkpoint is not None and not found.checkpoint.is_start
+        if found.checkpoint is not None and has_begun:
             require_same_run(found.checkpoint, description)
         material = prepare_material(request, backbone)
         # Before any weight moves, and before the starting set's are applied: these are the base model's own.
@@ -114,10 +115,11 @@ def run(
             rows = starting_rows(backbone, request.concepts, config, request.start)
             state = LearningState(rows, weights, material.latent_side, material.loss_side)
             learner = _Learner(config, material, state, prior, folder / CHECKPOINTS, description)
-            if found.checkpoint is None:
+            if found.checkpoint is None or not has_begun:
                 state.loss_on_others = prior_loss(backbone, others) if others else None
             else:
                 state.restore(found.checkpoint)
+            if resume:
                 found = Found(None, found.skipped)  # lets go of a checkpoint that may be gigabytes
                 names = [example.name for example in material.examples]
                 masks = dict(zip(names, state.masks, strict=False))
@@ -357,7 +359,7 @@ def require_resumable(folder: Path, found: Found, *, resume: bool) -> None:
         raise RunError(
             f"nothing to resume in {folder}: no complete checkpoint{damaged}; start without --resume"
         )
-    if not resume and found.checkpoint is not None:
+    if not resume and found.checkpoint is not None and not found.checkpoint.is_start:
         raise RunError(
             f"{folder} holds a run that stopped after {found.checkpoint.position} steps:"
             " add --resume to go on, or delete the folder to start again"
