@@ -159,6 +159,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--method", default="paper")
     parser.add_argument("--sets", type=int, default=40)
     parser.add_argument("--hard", type=int, default=0, metavar="N")
@@ -171,7 +172,7 @@ def main() -> None:
     logs = [ResultLog(path) for path in arguments.log]
     if not arguments.table:
         torch.set_num_threads(1)
-        backbone = load_backbone(arguments.model, device="cpu")
+        backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
         part, parts = (int(number) for number in arguments.only.split("/"))
         hard = arguments.hard
         benchmark = hard_benchmark("dev", hard) if hard else builtin_benchmark("dev", arguments.sets)
