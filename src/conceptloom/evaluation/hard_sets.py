@@ -22,8 +22,8 @@ from conceptloom.evaluation.builtin_sets import (
     taught_nouns,
 )
 from conceptloom.evaluation.deck import Deck
-from conceptloom.judges.names import rgb_to_lab
 from conceptloom.pictures import Picture
+from conceptloom.pictures.colour import rgb_to_lab
 from conceptloom.scenes.backgrounds import Photo, load_photos, photo_crop
 from conceptloom.scenes.composer import Scene, SceneRules, compose
 from conceptloom.scenes.sprites import Sprite, load_sprites

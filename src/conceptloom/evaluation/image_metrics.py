@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from conceptloom.judges.names import rgb_to_lab
 from conceptloom.pictures import square_frame
+from conceptloom.pictures.colour import rgb_to_lab
 
 FloatArray = npt.NDArray[np.floating]
 Scores = npt.NDArray[np.float64]

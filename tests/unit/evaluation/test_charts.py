@@ -31,7 +31,7 @@ from conceptloom.evaluation.charts import (
 )
 from conceptloom.evaluation.report import Curves, Line, Panel
 from conceptloom.evaluation.statistics import smooth
-from conceptloom.judges.names import rgb_to_lab
+from conceptloom.pictures.colour import rgb_to_lab
 from report_fixture import figure_3, periods
 
 FIGURE_3, PERIODS = figure_3(), periods()

@@ -27,7 +27,7 @@ from conceptloom.evaluation.image_sanity import (
 from conceptloom.evaluation.image_scores import ImageScore, score_pictures
 from conceptloom.evaluation.image_view import ImageJudge
 from conceptloom.judges.detector import GREY, Detections, Floats, Pixels
-from conceptloom.judges.names import rgb_to_lab
+from conceptloom.pictures.colour import rgb_to_lab
 from conceptloom.scenes.composer import Scene
 from conceptloom.scenes.sprites import ROLES, load_sprites
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conceptloom.judges.names import NameCheck, rgb_to_lab
+from conceptloom.judges.names import NameCheck
+from conceptloom.pictures.colour import rgb_to_lab
 from conceptloom.scenes.composer import SceneRules, compose
 from conceptloom.scenes.sprites import load_sprites
 
