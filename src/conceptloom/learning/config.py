@@ -146,7 +146,7 @@ class LearnConfig(BaseModel):
     def _threshold_can_be_passed(self) -> LearnConfig:
         if self.normalise != "spread" and self.tau >= 1:
             raise ValueError(
-                f"tau is {self.tau:g}, but maps normalised by {self.normalise} end at 1: set tau below 1"
+                f"'tau' is {self.tau:g}, but maps normalised by '{self.normalise}' end at 1: set it below 1"
             )
         return self
 

@@ -171,6 +171,6 @@ def test_mask_rules_are_those_of_the_configuration() -> None:
 
 
 def test_a_threshold_no_map_can_pass_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tau is 1\.5, but maps normalised by maximum end at 1"):
+    with pytest.raises(ConfigError, match=r"'tau' is 1\.5, but maps normalised by 'maximum' end at 1"):
         resolve_config("builtin", {"tau": 1.5})
     assert resolve_config("builtin", {"tau": 1.5, "normalise": "spread"}).tau == 1.5
