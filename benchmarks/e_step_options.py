@@ -54,6 +54,12 @@ SOFT: dict[str, Any] = {
     "unary_temperature": 2.0,
 }
 REST: dict[str, Any] = SOFT | {"timestep_range": (0.3, 0.7), "background_is_rest": True, "tau": 0.4}
+REFINED = REST | {
+    "propagation_steps": 1,
+    "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
+    "layers": "up_16",
+    "tau": 0.6,
+}
 LADDER: dict[str, dict[str, Any]] = {
     "paper's first masks": {**FIXED, "layers": "all"},
     "fixed's first masks": FIXED,
@@ -63,7 +69,8 @@ LADDER: dict[str, dict[str, Any]] = {
     "+ timesteps .3 to .7": SOFT | {"timestep_range": (0.3, 0.7)},
     "+ background is the rest": REST,
     "+ propagation": REST | {"propagation_steps": 1},
-    "+ colour deviation 8": REST | {"propagation_steps": 1, "crf": {"scale": 2.0, "bilateral_srgb": 8.0}},
+    "+ colour deviation 8": REFINED | {"layers": "up", "tau": 0.4},
+    "+ 16x16 layers alone, rest at .6": REFINED,
 }
 """What `refined` adds, part by part; the last rung is the base of `--set` and `--vary`."""
 
@@ -87,14 +94,19 @@ class CachedPicture:
         """Maps and affinity of the timesteps and layers that `config` takes."""
         first, last = config.timestep_range
         chosen = (self.timesteps >= first * 1000) & (self.timesteps < last * 1000)
-        places = {"all": ("down", "mid", "up"), "up_down": ("down", "up")}.get(
-            config.layers, (config.layers,)
-        )
-        picked = [maps for name, maps in self.layers.items() if name.split("_")[0] in places]
+        picked = [maps for name, maps in self.layers.items() if _is_chosen(name, config.layers)]
         maps = np.mean([maps[chosen].astype(np.float32).mean(axis=0) for maps in picked], axis=0)
         bands = np.unique(self.timesteps[chosen] * BANDS // 1000)
         affinity = self.affinity[bands].astype(np.float32).mean(axis=0) if config.propagation_steps else None
         return MeanMaps(maps.astype(np.float32), np.ones(len(maps), dtype=np.int64), affinity)
+
+
+def _is_chosen(name: str, layers: str) -> bool:
+    """Whether a layer of the built-in model is among `layers`; its last up block is the one at 16x16."""
+    if layers == "up_16":
+        return name.startswith("up_blocks.1.")
+    places = {"all": ("down", "mid", "up"), "up_down": ("down", "up")}.get(layers, (layers,))
+    return name.split("_")[0] in places
 
 
 @torch.no_grad()

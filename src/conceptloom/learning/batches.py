@@ -181,14 +181,16 @@ def loss_layers(layers: Sequence[AttentionLayer]) -> frozenset[str]:
 
 def map_layers(layers: Sequence[AttentionLayer], chosen: Layers) -> frozenset[str]:
     """Names of the layers averaged into a map; raises `ConfigError` when the base model has none of them."""
-    accepts: dict[Layers, Callable[[str], bool]] = {
-        "all": lambda place: True,
-        "up": lambda place: place == "up",
-        "down": lambda place: place == "down",
-        "mid": lambda place: place == "mid",
-        "up_down": lambda place: place in ("up", "down"),
+    side = attention_loss_side(layers)
+    accepts: dict[Layers, Callable[[AttentionLayer], bool]] = {
+        "all": lambda layer: True,
+        "up": lambda layer: layer.place == "up",
+        "up_16": lambda layer: layer.place == "up" and layer.side == side,
+        "down": lambda layer: layer.place == "down",
+        "mid": lambda layer: layer.place == "mid",
+        "up_down": lambda layer: layer.place in ("up", "down"),
     }
-    names = frozenset(layer.name for layer in layers if accepts[chosen](layer.place))
+    names = frozenset(layer.name for layer in layers if accepts[chosen](layer))
     if not names:
         raise ConfigError(
             f"configuration key 'layers': the base model has no cross-attention in '{chosen}'; use 'all'"

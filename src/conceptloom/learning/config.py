@@ -21,7 +21,7 @@ from conceptloom.errors import ConfigError
 from conceptloom.masks import CRFConfig, MaskRules, Normalise
 
 Method = Literal["gt", "fixed", "paper", "literal", "refined"]
-Layers = Literal["all", "up", "down", "mid", "up_down"]
+Layers = Literal["all", "up", "up_16", "down", "mid", "up_down"]
 TrainedPart = Literal["full", "lora", "kv", "tokens"]
 MaskLossNorm = Literal["paper", "area", "none"]
 
@@ -70,7 +70,7 @@ class LearnConfig(BaseModel):
     initial_timesteps: int = Field(50, ge=1, le=1000)
     """Random timesteps averaged for the first masks."""
     layers: Layers
-    """Cross-attention layers averaged into a map."""
+    """Cross-attention layers averaged into a map; "up_16" are those of the up path that Eq. 4 acts on."""
     timestep_range: tuple[float, float] = (0.0, 1.0)
     """Part of the schedule, 0 without noise and 1 noise alone, from which stage 2 and the E-step draw timesteps."""
     propagation_steps: int = Field(0, ge=0, le=100)

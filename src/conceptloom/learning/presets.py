@@ -24,11 +24,11 @@ E_STEP: dict[str, dict[str, Any]] = {
 }
 
 REFINED_MASKS: dict[str, Any] = {
-    "layers": "up",
+    "layers": "up_16",
     "timestep_range": (0.3, 0.7),
     "propagation_steps": 1,
     "normalise": "spread",
-    "tau": 0.4,
+    "tau": 0.6,
     "unary_temperature": 2.0,
     "crf_labels": "joint",
     "background_is_rest": True,

@@ -39,7 +39,14 @@ def test_eq4_takes_the_nearest_side_where_there_is_no_16() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "names"),
-    [("all", "d0 d1 m u0 u1"), ("up", "u0 u1"), ("down", "d0 d1"), ("mid", "m"), ("up_down", "d0 d1 u0 u1")],
+    [
+        ("all", "d0 d1 m u0 u1"),
+        ("up", "u0 u1"),
+        ("up_16", "u1"),
+        ("down", "d0 d1"),
+        ("mid", "m"),
+        ("up_down", "d0 d1 u0 u1"),
+    ],
 )
 def test_layers_are_chosen_by_place(chosen: str, names: str) -> None:
     assert map_layers(LAYERS, chosen) == set(names.split())  # type: ignore[arg-type]
