@@ -54,6 +54,15 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def require_place(folder: Path) -> None:
+    """Raise ``RunError`` when ``folder`` could not be made: below a file, or where nothing may be written."""
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise RunError(f"{parent} is a file, not a folder: choose another folder than {folder}")
+    if not os.access(parent, os.W_OK):
+        raise RunError(f"{parent} can't be written to: choose another folder than {folder}")
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """``write_bytes_atomic`` for text, as UTF-8 with the line ends it has."""
     write_bytes_atomic(path, text.encode("utf-8"))

@@ -605,5 +605,13 @@ def test_step_0_alone_is_in_nobodys_way(tiny_folder: Path) -> None:
 
 def test_a_base_model_that_does_not_load_leaves_no_step_0(tmp_path: Path) -> None:
     with pytest.raises(ConceptloomError):
-        prepare_job(["yard.png"], {"cat": "cat"}, Path("set"), base_model=tmp_path / "none", overrides=SHORT)
-    assert not Path("set.learning").exists()
+        prepare_job(
+            ["yard.png"], {"cat": "cat"}, Path("new/set"), base_model=tmp_path / "none", overrides=SHORT
+        )
+    assert not Path("new").exists()
+
+
+def test_resuming_where_nothing_is_makes_no_folder() -> None:
+    with pytest.raises(RunError, match="nothing to resume"):
+        prepare_job(["yard.png"], {"cat": "cat"}, Path("new/set"), overrides=SHORT, resume=True)
+    assert not Path("new").exists()

@@ -64,8 +64,9 @@ def segment(
 
     conceptloom segment garden.jpg --concept cat=cat --out masks
 
-    FOLDER then holds PICTURE/NAME.png (white = the concept), PICTURE/overlay.png
-    to look at, and masks.json in COCO's format with a confidence for each.
+    FOLDER then holds masks/PICTURE/NAME.png (white = the concept),
+    overlays/PICTURE.png to look at, and masks.json in COCO's format with a
+    confidence for each.
     """
     from conceptloom.learning import segment as find
     from conceptloom.learning.segment_files import require_new, save_segments

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from conceptloom.errors import ConceptloomError, ConfigError, RunError
 from conceptloom.learning.checkpoint import (
     Checkpoint,
     Found,
+    forget_start,
     newest_checkpoint,
     require_same_run,
     save_start,
@@ -30,7 +31,7 @@ from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture
-from conceptloom.runs import RunLock
+from conceptloom.runs import RunLock, require_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,7 @@ def prepare_job(
         build_request, loaded, concepts, contains=contains, prompts=prompts, kinds=kinds, start=start
     )
     # What is wrong with any family's numbers is wrong with these, and told before the model is loaded.
+    made = [parent for parent in run_folder(out).absolute().parents if not parent.exists()]
     _begin(request_with(resolve_config("builtin", overrides)), out, resume)
     try:
         backbone = (
@@ -181,7 +183,10 @@ def prepare_job(
         return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
     except ConceptloomError:
         if not resume:
-            shutil.rmtree(run_folder(out), ignore_errors=True)
+            forget_start(run_folder(out) / CHECKPOINTS)
+            for folder in (run_folder(out), *made):
+                with suppress(OSError):  # it holds something else
+                    folder.rmdir()
         raise
 
 
@@ -194,11 +199,7 @@ def _start_from(out: Path) -> ConceptSet | None:
         return ConceptSet.load(out)
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file: choose a folder for the concept set")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
-    if not parent.is_dir():
-        raise RunError(f"{parent} is a file, not a folder: choose another folder for the concept set")
-    if not os.access(parent, os.W_OK):
-        raise RunError(f"{parent} can't be written to: choose another folder for the concept set")
+    require_place(out)
     return None
 
 
@@ -208,7 +209,7 @@ def _begin(request: LearnRequest, out: Path, resume: bool) -> None:
     A run that was killed between writing its set and removing its folder is finished: the folder is removed.
     """
     folder = run_folder(out)
-    with RunLock(folder):
+    with nullcontext() if resume and not folder.parent.is_dir() else RunLock(folder):
         found = newest_checkpoint(folder / CHECKPOINTS)
         if found.checkpoint is not None and _has_written_its_set(found.checkpoint, request):
             shutil.rmtree(folder)

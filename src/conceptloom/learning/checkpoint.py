@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,6 +84,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 def save_start(folder: Path, description: Mapping[str, Any]) -> Path:
     """Write checkpoint 0: what a run was asked to learn, before the base model is loaded and anything is done."""
     return save_checkpoint(folder, Checkpoint(0, {}, {}, description))
+
+
+def forget_start(folder: Path) -> None:
+    """Remove checkpoint 0, and `folder` where it held nothing else: the run could not begin."""
+    shutil.rmtree(folder / f"{0:08d}", ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def newest_checkpoint(folder: Path) -> Found:

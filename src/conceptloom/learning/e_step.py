@@ -39,8 +39,7 @@ class MeanMaps:
 def initial_maps(material: Material, rows: Tensor, picture: int, config: LearnConfig) -> MeanMaps:
     """Stage 2: maps under the picture's full prompt, averaged over `initial_timesteps` random timesteps.
 
-    With `propagation_steps` they come with the self-attention of the same passes, which serves the whole run: it hardly
-    depends on the tokens.
+    With `propagation_steps` they come with the self-attention of the same passes, which serves the whole run.
     """
     return _initial_maps(
         material, rows, picture, config, config.initial_timesteps, ("initial masks", picture)

@@ -15,16 +15,16 @@ from conceptloom.errors import RunError
 from conceptloom.learning.page import concept_colours
 from conceptloom.learning.segment import Segment
 from conceptloom.pictures import Picture, contact_sheet, overlay, write_png
+from conceptloom.runs import require_place
 
-COCO = "masks.json"
-OVERLAY = "overlay.png"
+COCO, MASKS, OVERLAYS = "masks.json", "masks", "overlays"
 SHOWN_PX = 256
 """A picture's shorter side has at least so many pixels in its overlay."""
 SHOWN_COLUMNS = 4
 
 
 def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], out: Path) -> None:
-    """Write `PICTURE/CONCEPT.png` (white = the concept), `PICTURE/overlay.png` and `masks.json`, all or nothing.
+    """Write `masks/PICTURE/CONCEPT.png` (white = the concept), `overlays/PICTURE.png` and `masks.json`, all or nothing.
 
     Args:
         segments: what was found.
@@ -39,10 +39,9 @@ def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], 
     def write(folder: Path) -> None:
         for name, picture in pictures.items():
             own = [one for one in segments if one.picture == name]
-            (folder / name).mkdir()
             for one in own:
-                write_png(folder / name / f"{one.concept}.png", one.mask)
-            write_png(folder / name / OVERLAY, shown(picture.pixels, own))
+                write_png(folder / MASKS / name / f"{one.concept}.png", one.mask)
+            write_png(folder / OVERLAYS / f"{name}.png", shown(picture.pixels, own))
         (folder / COCO).write_text(json.dumps(coco(segments, pictures)) + "\n", encoding="utf-8")
 
     replace_folder(out, write, is_foreign=lambda _: False)
@@ -52,6 +51,7 @@ def require_new(out: Path) -> None:
     """Raise `RunError` where `out` holds something already, or can't be made."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already and is not replaced: choose another folder, or delete it")
+    require_place(out)
 
 
 def shown(pixels: npt.NDArray[np.uint8], segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:

@@ -59,9 +59,9 @@ def test_pycocotools_reads_the_masks_back_with_their_confidences(tmp_path: Path)
 def test_each_mask_is_a_picture_white_where_the_concept_is(tmp_path: Path) -> None:
     save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "out")
     for one in _segments():
-        with Image.open(tmp_path / "out" / "yard" / f"{one.concept}.png") as image:
+        with Image.open(tmp_path / "out" / "masks" / "yard" / f"{one.concept}.png") as image:
             np.testing.assert_array_equal(np.asarray(image.convert("L")) == 255, one.mask)
-    assert (tmp_path / "out" / "yard" / "overlay.png").is_file()
+    assert (tmp_path / "out" / "overlays" / "yard.png").is_file()
 
 
 def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None:
@@ -80,3 +80,17 @@ def test_nothing_stays_behind_when_the_disk_refuses(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="No space left"):
         save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_concept_called_overlay_keeps_its_mask(tmp_path: Path) -> None:
+    mask = _segments()[0].mask
+    picture = Picture("masks.json", None, _pixels())
+    save_segments([Segment("masks.json", "overlay", mask, 0.5)], {"masks.json": picture}, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "masks" / "masks.json" / "overlay.png") as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("L")) == 255, mask)
+
+
+def test_a_folder_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="is a file, not a folder"):
+        save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "file" / "out")
