@@ -55,6 +55,7 @@ PARTS: tuple[Part, ...] = (
         for count in (1, 10, 50)
     ),
     *(Part(f"tau-{tau}", f"threshold: {tau}", {"tau": tau}) for tau in (0.3, 0.4, 0.5)),
+    Part("layers-up_16", "layers: up path, 16x16", {"layers": "up_16"}),
     *(
         Part(f"start-{start}", f"tokens start from: {start}", {"initializer": start})
         for start in ("word", "random", "inversion")

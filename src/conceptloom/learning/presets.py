@@ -65,8 +65,8 @@ PRESETS: dict[str, FamilyPreset] = {
         joint_lr={"full": 2e-5, "lora": 5e-4, "kv": 1e-4},
         masks={
             "gt": START_MASKS,
-            "fixed": {"layers": "up_down", "tau": 0.35, "crf": {"scale": 2.0}},
-            "paper": {"layers": "all", "tau": 0.35, "crf": {"scale": 2.0}},
+            "fixed": {"layers": "up_16", "tau": 0.2, "crf": {"scale": 2.0}},
+            "paper": {"layers": "all", "tau": 0.25, "crf": {"scale": 2.0}},
             "literal": START_MASKS,
             "refined": REFINED_MASKS,
         },
