@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
@@ -69,11 +70,12 @@ def segment(
     confidence for each.
     """
     from conceptloom.learning import segment as find
+    from conceptloom.learning.reading import load_pictures
     from conceptloom.learning.segment_files import require_new, save_segments
-    from conceptloom.pictures import load_picture
 
     require_new(out)
-    loaded = [load_picture(path) for path in pictures]
+    loaded = load_pictures(pictures)
+    tell_notes(loaded)
     found = find(
         loaded,
         parse_concepts(concept) if concept else None,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from conceptloom.errors import PictureError
 from conceptloom.learning.request import by_picture, concept_key, concepts_in, picture_key
@@ -23,6 +27,9 @@ from conceptloom.pictures import (
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels."""
+
+MAX_TOTAL_PIXELS = 2**30
+"""Of all pictures of a run together, which stay in memory while it learns: 3 GB."""
 
 
 def read_pictures(
@@ -57,6 +64,29 @@ def read_pictures(
     ]
     for what, (name, concept), read in readers:
         _add_hint(loaded, what, picture_key(name), concept_key(concept), read, names)
+    return _with_doubts(loaded)
+
+
+def load_pictures(
+    given: Iterable[str | Path | Picture], read: Callable[[Path], Picture] = load_picture
+) -> list[Picture]:
+    """The pictures, files read by `read`.
+
+    Raises:
+        PictureError: a file can't be used, or they have more than `MAX_TOTAL_PIXELS` together.
+    """
+    loaded: list[Picture] = []
+    pixels = 0
+    for one in given:
+        picture = one if isinstance(one, Picture) else read(Path(one))
+        height, width = picture.size
+        pixels += height * width
+        if pixels > MAX_TOTAL_PIXELS:
+            raise PictureError(
+                f"{len(loaded) + 1} pictures, up to '{picture.name}', have {pixels >> 20} megapixels together:"
+                f" at most {MAX_TOTAL_PIXELS >> 20} are kept in memory, save them smaller or give fewer"
+            )
+        loaded.append(picture)
     return loaded
 
 
@@ -67,16 +97,13 @@ def _loaded(
     prompts: Mapping[str, str],
     masks: Mapping[tuple[str, str], str | Path],
 ) -> list[Picture]:
-    loaded = []
-    for given in pictures:
-        if isinstance(given, Picture):
-            loaded.append(given)
-        elif Path(given).is_dir():
-            own_name = picture_key(Path(given).absolute().stem)
-            masked = concepts_in(own_name, concepts, contains, prompts)
-            loaded.append(load_break_a_scene(Path(given), masked))
-        else:
-            loaded.append(load_picture(Path(given)))
+    def read(path: Path) -> Picture:
+        if not path.is_dir():
+            return load_picture(path)
+        own_name = picture_key(path.absolute().stem)
+        return load_break_a_scene(path, concepts_in(own_name, concepts, contains, prompts))
+
+    loaded = load_pictures(pictures, read)
     for key, path in masks.items():
         name, concept = picture_key(key[0]), concept_key(key[1])
         index = _place(loaded, "mask", name, concept, concepts)
@@ -114,3 +141,29 @@ def _place(pictures: Sequence[Picture], what: str, name: str, concept: str, conc
             f" {', '.join(names)} and one of the concepts {', '.join(concepts)}"
         )
     return names.index(name)
+
+
+def _with_doubts(pictures: Sequence[Picture]) -> list[Picture]:
+    """The pictures with a note on what can be meant, but rarely is: the same picture twice, a mask inside out."""
+    first: dict[bytes, str] = {}
+    noted = []
+    for picture in pictures:
+        notes = []
+        twin = first.setdefault(_fingerprint(picture.pixels), picture.name)
+        if twin != picture.name:
+            notes.append(f"has the same pixels as '{twin}', which so counts twice")
+        shown = {**picture.masks} | {concept: hint.is_it for concept, hint in picture.hints.items()}
+        notes += [
+            f"has a mask of '{concept}' that is white along all four edges: right for a background, inverted for"
+            " anything else"
+            for concept, mask in shown.items()
+            if mask[[0, -1]].all() and mask[:, [0, -1]].all()
+        ]
+        noted.append(replace(picture, notes=(*picture.notes, *notes)))
+    return noted
+
+
+def _fingerprint(pixels: npt.NDArray[np.uint8]) -> bytes:
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from conceptloom.concepts.storage import replace_folder
 from conceptloom.errors import RunError
@@ -20,6 +21,8 @@ from conceptloom.runs import require_place
 COCO, MASKS, OVERLAYS = "masks.json", "masks", "overlays"
 SHOWN_PX = 256
 """A picture's shorter side has at least so many pixels in its overlay."""
+SHOWN_AT_MOST_PX = 1536
+"""A picture's longer side has at most so many pixels in its overlay: masks of any size stay in their own files."""
 SHOWN_COLUMNS = 4
 
 
@@ -56,9 +59,12 @@ def require_new(out: Path) -> None:
 
 def shown(pixels: npt.NDArray[np.uint8], segments: Sequence[Segment]) -> npt.NDArray[np.uint8]:
     """The picture beside each of its masks, with names and confidences."""
-    times = -(-SHOWN_PX // min(pixels.shape[:2]))  # small pictures are enlarged by whole pixels
-    large = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    masks = np.stack([one.mask for one in segments]).repeat(times, axis=1).repeat(times, axis=2)
+    part = -(-max(pixels.shape[:2]) // SHOWN_AT_MOST_PX)  # large ones are shrunk by whole pixels
+    small = np.asarray(Image.fromarray(pixels).reduce(part))
+    times = -(-SHOWN_PX // min(small.shape[:2]))  # and small ones enlarged
+    large = small.repeat(times, axis=0).repeat(times, axis=1)
+    found = np.stack([one.mask[::part, ::part] for one in segments])
+    masks = found.repeat(times, axis=1).repeat(times, axis=2)
     colours = list(concept_colours([one.concept for one in segments]).values())
     images, labels = [overlay(large, masks, colours)], ["all"]
     for one, mask, colour in zip(segments, masks, colours, strict=True):

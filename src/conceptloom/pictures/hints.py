@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conceptloom.errors import PictureError
-from conceptloom.pictures.decoding import read_pixels
+from conceptloom.pictures.decoding import read_marks
 from conceptloom.pictures.framing import square_frame_share
 
 BoolArray = npt.NDArray[np.bool_]
@@ -69,7 +69,7 @@ def load_strokes(path: str | Path, size: tuple[int, int]) -> Hint:
     Raises ``PictureError`` where the file cannot be read, has another size, or holds no stroke.
     """
     path = Path(path)
-    pixels = read_pixels(path, GREY, to_srgb=False)
+    pixels = read_marks(path, GREY)
     if pixels.shape[:2] != size:
         height, width = pixels.shape[:2]
         raise PictureError(

@@ -13,9 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from conceptloom.errors import PictureError
-from conceptloom.pictures.decoding import BLACK, WHITE, read_pixels
+from conceptloom.pictures.decoding import BLACK, read_marks, read_picture
 from conceptloom.pictures.hints import Hint
+from conceptloom.runs import is_device_name
 
+MAX_NAME_BYTES = 200
+"""Names of files are made from a picture's, and end at 255 bytes."""
 _MASK_CUT = 128
 """A mask's pixel belongs to the concept from this brightness on."""
 
@@ -34,6 +37,8 @@ class Picture:
     """Whole masks by concept name, bool (H, W): method gt learns under them, a benchmark measures against them."""
     hints: Mapping[str, Hint] = field(default_factory=dict)
     """What the user says by concept name to the methods that find masks themselves; held while they do."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read, each said of the picture: "is ...", "has ..."."""
 
     def __post_init__(self) -> None:
         shape, kind = self.pixels.shape, self.pixels.dtype
@@ -58,11 +63,13 @@ def load_picture(path: str | Path) -> Picture:
     """Read a PNG, JPEG or WebP file (told by its content) as a ``Picture`` without masks.
 
     It is turned upright by its EXIF data, converted to sRGB from its ICC profile, and laid over white where it is
-    transparent; 16-bit, grey, palette and CMYK files are accepted. Raises ``PictureError`` for anything else, and for
-    files that are damaged or unreasonably large.
+    transparent; 16-bit, grey, palette and CMYK files are accepted, and of an animation the first frame: ``notes`` say
+    what is not as one might expect. Raises ``PictureError`` for anything else, and for files that are damaged, larger
+    than 64 megapixels or 128 MiB, below 8 px a side, or more than 20 times as long as wide.
     """
     path = Path(path)
-    return Picture(_name(path), path, read_pixels(path, WHITE, to_srgb=True))
+    name, decoded = _name(path), read_picture(path)
+    return Picture(name, path, decoded.pixels, notes=decoded.notes)
 
 
 def load_mask(path: str | Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -72,11 +79,13 @@ def load_mask(path: str | Path, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     the file cannot be read, its aspect ratio differs, or it is all black or all white.
     """
     path = Path(path)
-    pixels = read_pixels(path, BLACK, to_srgb=False)
+    pixels = read_marks(path, BLACK)
     height, width = pixels.shape[:2]
     if not _same_aspect((height, width), size):
+        turned = ", upright as the picture is shown" if _same_aspect((width, height), size) else ""
         raise PictureError(
-            f"mask {path} is {width} x {height} px, its picture {size[1]} x {size[0]}: save it at the picture's size"
+            f"mask {path} is {width} x {height} px, its picture {size[1]} x {size[0]}:"
+            f" save it at the picture's size{turned}"
         )
     grey = Image.fromarray(pixels).convert("L")
     if (height, width) != size:
@@ -116,18 +125,19 @@ def load_break_a_scene(folder: str | Path, concept_names: Sequence[str]) -> Pict
             f"{folder} holds {', '.join(found) or 'no masks'}, expected {', '.join(wanted)}:"
             " name as many concepts as there are masks, in their order"
         )
-    pixels = read_pixels(folder / "img.jpg", WHITE, to_srgb=True)
+    decoded = read_picture(folder / "img.jpg")
     masks = {
-        concept: load_mask(folder / name, pixels.shape[:2])
+        concept: load_mask(folder / name, decoded.pixels.shape[:2])
         for concept, name in zip(concept_names, wanted, strict=True)
     }
-    return Picture(_name(folder.absolute()), folder / "img.jpg", pixels, masks)
+    return Picture(_name(folder.absolute()), folder / "img.jpg", decoded.pixels, masks, notes=decoded.notes)
 
 
 def _name(path: Path) -> str:
     """The stem, which becomes a folder's name in a concept set and a key on the command line."""
     name = unicodedata.normalize("NFC", path.stem)
-    if not name.isprintable() or set(name) & set(':=/\\"*?<>|') or name.strip(" .") != name or not name:
+    usual = name.isprintable() and not set(name) & set(':=/\\"*?<>|') and name.strip(" .") == name
+    if not usual or not 1 <= len(name.encode()) <= MAX_NAME_BYTES or is_device_name(name):
         raise PictureError(
             f"{str(path)!r} cannot name a picture: rename it with letters, digits, '-' and '_'"
         )

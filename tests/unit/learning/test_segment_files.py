@@ -14,7 +14,13 @@ from pycocotools.coco import COCO
 from conceptloom.errors import RunError
 from conceptloom.evaluation.rle import quietly
 from conceptloom.learning.segment import Segment
-from conceptloom.learning.segment_files import bounding_box, run_lengths, save_segments
+from conceptloom.learning.segment_files import (
+    SHOWN_AT_MOST_PX,
+    bounding_box,
+    run_lengths,
+    save_segments,
+    shown,
+)
 from conceptloom.pictures import Picture
 
 
@@ -94,3 +100,27 @@ def test_a_folder_below_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="is a file, not a folder"):
         save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "file" / "out")
+
+
+def test_the_overlay_of_a_large_picture_is_shrunk_and_its_mask_is_not(tmp_path: Path) -> None:
+    mask = np.zeros((1700, 3100), dtype=np.bool_)
+    mask[600:1200, 900:2100] = True
+    picture = Picture("yard", None, np.full((1700, 3100, 3), 90, np.uint8))
+    one = Segment("yard", "cat", mask, 0.5)
+    height, width, _ = shown(picture.pixels, [one]).shape  # two panels side by side
+    assert height < SHOWN_AT_MOST_PX
+    assert width < 2.1 * SHOWN_AT_MOST_PX
+    save_segments([one], {"yard": picture}, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "masks" / "yard" / "cat.png") as image:
+        np.testing.assert_array_equal(np.asarray(image) == 255, mask)
+
+
+def test_the_tint_of_a_large_picture_lies_where_its_mask_is() -> None:
+    mask = np.zeros((1700, 3100), dtype=np.bool_)
+    mask[600:1200, 900:2100] = True
+    grey = np.full((1700, 3100, 3), 90, np.uint8)
+    sheet = shown(grey, [Segment("yard", "cat", mask, 0.5)]).astype(int)
+    panel = sheet[10 : 10 + 567, 10 : 10 + 1034]
+    rows, columns = np.nonzero(panel[..., 0] - panel[..., 1] > 40)
+    assert (rows.min(), rows.max() + 1) == (200, 400)
+    assert (columns.min(), columns.max() + 1) == (300, 700)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from conceptloom.errors import PictureError
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
@@ -114,3 +114,83 @@ def test_a_folder_without_the_picture_is_refused(scene: Path) -> None:
     (scene / "img.jpg").unlink()
     with pytest.raises(PictureError, match=r"img\.jpg: No such file"):
         load_break_a_scene(scene, ["bowl", "cat"])
+
+
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """What a file of this EXIF orientation stores of an upright array (H, W) or (H, W, 3)."""
+    swapped = upright.swapaxes(0, 1)
+    return {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: swapped,
+        6: swapped[::-1],
+        7: swapped[::-1, ::-1],
+        8: swapped[:, ::-1],
+    }[orientation]
+
+
+def save_turned(path: Path, upright: np.ndarray, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(as_stored(upright, orientation))).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("of_picture", range(1, 9))
+@pytest.mark.parametrize("of_mask", [1, 3, 6])
+def test_a_mask_lies_on_its_concept_however_either_was_turned(
+    tmp_path: Path, of_picture: int, of_mask: int
+) -> None:
+    concept = box(32, 48, slice(2, 12), slice(30, 44))
+    shown = np.where(concept[..., None], np.uint8([250, 10, 10]), np.uint8([10, 10, 250]))
+    picture = load_picture(save_turned(tmp_path / "a.png", shown, of_picture))
+    mask = load_mask(
+        save_turned(tmp_path / "mask.png", concept.astype(np.uint8) * 255, of_mask), picture.size
+    )
+    np.testing.assert_array_equal(picture.pixels[mask], np.full((140, 3), [250, 10, 10]))
+    np.testing.assert_array_equal(mask, concept)
+
+
+def test_a_mask_painted_on_a_picture_that_lay_on_its_side_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    picture = load_picture(save_turned(tmp_path / "a.png", np.zeros((32, 48, 3), np.uint8), 6))
+    on_its_side = save(tmp_path / "mask.png", box(48, 32, slice(0, 9), slice(0, 9)))
+    with pytest.raises(PictureError, match="save it at the picture's size, upright as the picture is shown"):
+        load_mask(on_its_side, picture.size)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "I;16"])
+def test_a_mask_of_any_mode_is_cut_at_half_its_brightness(tmp_path: Path, mode: str) -> None:
+    levels = np.array([0, 100, 150, 255], np.uint8).repeat(4)[None].repeat(16, axis=0)
+    if mode == "1":
+        levels = np.where(levels >= 128, np.uint8(255), np.uint8(0))
+    image = Image.fromarray(levels)
+    image = Image.fromarray(levels.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    image.save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", (16, 16))[0, ::4].tolist() == [False, False, True, True]
+
+
+def test_a_masks_colours_are_taken_as_stored_whatever_its_profile_says(tmp_path: Path) -> None:
+    levels = np.array([0, 127, 128, 255], np.uint8).repeat(4)[None].repeat(16, axis=0)
+    for name, profile in (("broken.png", b"no profile"), ("lab.png", _lab_profile())):
+        Image.fromarray(levels).save(tmp_path / name, icc_profile=profile)
+        assert load_mask(tmp_path / name, (16, 16))[0, ::4].tolist() == [False, False, True, True]
+
+
+def _lab_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\x89PNG\r\n\x1a\n"])
+def test_a_mask_file_that_holds_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mask.png").write_bytes(content)
+    with pytest.raises(PictureError, match=r"mask\.png is (empty|not a picture|damaged)"):
+        load_mask(tmp_path / "mask.png", (16, 16))
+
+
+def test_the_notes_of_a_folders_picture_are_kept(scene: Path) -> None:
+    save(scene / "img.png", np.full((32, 48, 3), 90, np.uint8)).rename(scene / "img.jpg")
+    assert load_break_a_scene(scene, ["bowl", "cat"]).notes == (
+        "is a PNG file, though its name ends in .jpg",
+    )
