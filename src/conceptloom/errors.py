@@ -14,9 +14,15 @@ traceback. Mistakes of a caller's code are plain ``TypeError``, ``ValueError`` o
     └── DataError         sprites, backgrounds and benchmarks
 """
 
+MAX_MESSAGE = 600
+"""Characters of a message. Names and prompts reach it, and may be of any length."""
+
 
 class ConceptloomError(Exception):
-    """Base of every error that is the input's fault."""
+    """Base of every error that is the input's fault; its message is brought to `one_line`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class PictureError(ConceptloomError):
@@ -49,3 +55,16 @@ class DeviceError(ConceptloomError):
 
 class DataError(ConceptloomError):
     """Sprites or backgrounds cannot be read."""
+
+
+def one_line(message: str) -> str:
+    """A message as one printable line of at most 600 characters.
+
+    What it quotes (names, prompts, files) may hold line breaks or a terminal's control codes. Of a long message the
+    middle goes: what was wrong stands at its beginning, what to do at its end.
+    """
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(message.split()))
+    if len(line) <= MAX_MESSAGE:
+        return line
+    tail = MAX_MESSAGE // 3
+    return f"{line[: MAX_MESSAGE - tail - 3]}...{line[-tail:]}"

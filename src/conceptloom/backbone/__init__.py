@@ -27,8 +27,8 @@ from conceptloom.backbone.attention import (
     record_attention,
     selector_for,
 )
-from conceptloom.backbone.devices import telling_of_memory
-from conceptloom.backbone.loading import load_backbone
+from conceptloom.backbone.devices import telling_of_memory, with_less_memory
+from conceptloom.backbone.loading import builtin_words, load_backbone
 from conceptloom.backbone.model import (
     AttentionLayer,
     Backbone,
@@ -67,6 +67,7 @@ __all__ = [
     "add_lora",
     "applied_weights",
     "apply_difference",
+    "builtin_words",
     "encode_prompts",
     "family_of",
     "initial_rows",
@@ -89,4 +90,5 @@ __all__ = [
     "weight_difference",
     "weight_names",
     "weights_state",
+    "with_less_memory",
 ]

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conceptloom.backbone.tensors import METADATA, read_header
+
 WHOLE_FILE_BYTES = 64 * 2**20
 BLOCKS = 64
 BLOCK_BYTES = 64 * 2**10
@@ -48,13 +50,13 @@ def fingerprint(
 
 
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
+    header = read_header(path)
+    header.pop(METADATA, None)
+    digest.update(_canonical(header))
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, size)))
-        header.pop("__metadata__", None)
-        digest.update(_canonical(header))
-        start = 8 + length
+        start = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(start)
         content = size - start
         digest.update(content.to_bytes(8, "little"))
         if content <= WHOLE_FILE_BYTES:

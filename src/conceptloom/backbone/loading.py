@@ -1,27 +1,32 @@
 """Base models from disk: data only, the whole of it, and of a kind we know.
 
 A folder is read when its classes are on a list, its weights are safetensors, and every weight of the architecture is
-in them. Libraries fill what is missing with random numbers and a warning; here it is an error.
+in them. Libraries fill what is missing with random numbers and a warning; here it is an error. A configuration's wishes
+beyond the architecture are none of ours: code of its own (`auto_map`), attention kernels from a hub, quantisers,
+adapters beside the weights.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
 from conceptloom.backbone.attention import ExplicitAttentionProcessor
 from conceptloom.backbone.devices import resolve_device, resolve_dtype
 from conceptloom.backbone.fingerprint import fingerprint
 from conceptloom.backbone.model import Backbone, ModelIdentity
 from conceptloom.backbone.schedule import NoiseSchedule
+from conceptloom.backbone.tensors import METADATA, read_header, require_finite
 from conceptloom.errors import BaseModelError
 
 if TYPE_CHECKING:
@@ -45,20 +50,53 @@ WEIGHTS = {
 }
 """Stem of each part's weight files."""
 
-PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
-UNET_DEFAULTS: Mapping[str, Any] = {
-    "addition_embed_type": None,
-    "class_embed_type": None,
-    "cross_attention_norm": None,
-    "dual_cross_attention": False,
-    "encoder_hid_dim_type": None,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "time_cond_proj_dim": None,
+PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"})
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Number formats of weights, as safetensors name them."""
+USUAL: Mapping[str, Mapping[str, Any]] = {
+    "unet": {
+        "addition_embed_type": None,
+        "class_embed_type": None,
+        "cross_attention_norm": None,
+        "dual_cross_attention": False,
+        "encoder_hid_dim_type": None,
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "quantization_config": None,
+        "time_cond_proj_dim": None,
+    },
+    "vae": {"latents_mean": None, "latents_std": None, "quantization_config": None},
+    "text_encoder": {"quantization_config": None},
 }
-"""U-Net options that the Stable Diffusion 1/2 family leaves at these values."""
+"""Options of each part that the Stable Diffusion 1/2 family leaves at these values."""
+TEXT_ARCHITECTURE = (
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "pad_token_id",
+    "projection_dim",
+    "vocab_size",
+)
+"""What is taken from the text encoder's configuration. transformers would also follow others, one of which names
+attention code to fetch from a hub and run."""
+MAX_SAMPLE_SIZE = 512
+MAX_TRAIN_TIMESTEPS = 10_000
 
 EXPLICIT_SELF_ATTENTION_CELLS = 256
+
+
+def builtin_words() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Words for things and for places that the built-in model was taught: everyday ones, 153 and 54."""
+    folder, _ = _locate(BUILTIN)
+    _, _, backgrounds, nouns = _description(folder)
+    return nouns, backgrounds
 
 
 def load_backbone(source: str | Path = BUILTIN, device: str = "auto", dtype: str = "auto") -> Backbone:
@@ -90,13 +128,15 @@ def _locate(source: str | Path) -> tuple[Path, str]:
                 "the built-in model is not installed: reinstall conceptloom or name another base model"
             )
         return folder, BUILTIN
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder, folder.resolve().name
-    if folder.is_file():
-        raise BaseModelError(
-            f"'{folder.name}' is a single file: export it as a diffusers folder with safetensors"
-        )
+    folder = Path(source)
+    with suppress(RuntimeError, OSError):  # "~stranger/model", a name of 300 letters: there is no such folder
+        folder = folder.expanduser()
+        if folder.is_dir():
+            return folder, folder.resolve().name
+        if folder.is_file():
+            raise BaseModelError(
+                f"'{folder.name}' is a single file: export it as a diffusers folder with safetensors"
+            )
     parts = str(source).split("/")
     if len(parts) != 2 or not all(parts) or parts[0].startswith((".", "~")):
         raise BaseModelError(
@@ -119,21 +159,24 @@ def _cached(hub_id: str) -> Path:
 
 def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> Backbone:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     _require_known_classes(folder)
     configs = {part: _read_json(folder / part / "config.json") for part in WEIGHTS}
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
-    _require_plain_unet(configs["unet"])
+    _require_usual(configs)
     weights = {part: _weight_files(folder / part, stem) for part, stem in WEIGHTS.items()}
+    for files in weights.values():
+        for path in files:
+            _require_float_tensors(path)
 
     # On a CPU the weights stay float32 and the forward pass runs under autocast.
     unet_dtype = torch.float32 if device.type == "cpu" else dtype
     unet = _load_model(UNet2DConditionModel, folder / "unet", weights["unet"], unet_dtype)
     vae = _load_model(AutoencoderKL, folder / "vae", weights["vae"], torch.float32)
-    text_encoder = _load_model(CLIPTextModel, folder / "text_encoder", weights["text_encoder"], torch.float32)
+    text_encoder = _load_text_encoder(configs["text_encoder"], weights["text_encoder"])
+    _require_file(folder / "tokenizer" / "tokenizer_config.json")
     with _readable("tokenizer", "is damaged"):
-        _require_file(folder / "tokenizer" / "tokenizer_config.json")
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     schedule = _noise_schedule(configs["scheduler"], device)
     _require_fitting_parts(unet, vae, text_encoder, tokenizer)
@@ -170,12 +213,14 @@ def _require_known_classes(folder: Path) -> None:
             raise BaseModelError(f"the model's {part} is a {held}: only {known[0]} can be used")
 
 
-def _require_plain_unet(config: Mapping[str, Any]) -> None:
-    for option, usual in UNET_DEFAULTS.items():
-        if config.get(option, usual) != usual:
-            raise BaseModelError(
-                f"the U-Net sets '{option}': only models like Stable Diffusion 1 and 2 can be used"
-            )
+def _require_usual(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    for part, options in USUAL.items():
+        for option, usual in options.items():
+            if configs[part].get(option, usual) != usual:
+                raise BaseModelError(
+                    f"the configuration of '{part}' sets '{option}':"
+                    " only models like Stable Diffusion 1 and 2 can be used"
+                )
 
 
 def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
@@ -186,15 +231,62 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
         )
     for variant in ("", ".fp16"):
         single = folder / f"{stem}{variant}.safetensors"
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if single.is_file() and index.is_file():
+            raise BaseModelError(
+                f"'{folder.name}' holds {single.name} and the index of weights in parts, and libraries differ in which"
+                " they read: delete one of them"
+            )
         if single.is_file():
             return (single,)
-        if shards := sorted(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")):
-            return tuple(shards)
+        if index.is_file() or any(folder.glob(f"{stem}{variant}-?????-of-?????.safetensors")):
+            return _shards(index)
     if any(path.suffix in PICKLES for path in folder.iterdir()):
         raise BaseModelError(
             f"the weights in '{folder.name}' are pickled, which can run code: convert to safetensors"
         )
     raise BaseModelError(f"'{folder.name}' holds no {stem}.safetensors: export the base model again in full")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Files of weights in parts: those that the index names, all of them, beside it."""
+    part = index.parent.name
+    placed = _read_json(index).get("weight_map")
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(name, str) for name in placed.values())
+    ):
+        raise BaseModelError(f"'{part}/{index.name}' of the base model is damaged: export it again")
+    wanted = set(placed.values())
+    for name in sorted(wanted):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise BaseModelError(
+                f"'{part}/{index.name}' names the file '{name}': only safetensors files beside it are read"
+            )
+    if missing := sorted(name for name in wanted if not (index.parent / name).is_file()):
+        raise BaseModelError(
+            f"'{part}' lacks {missing[0]} ({len(missing)} of {len(wanted)} files): fetch or export it again"
+        )
+    return tuple(index.parent / name for name in sorted(wanted))
+
+
+def _require_float_tensors(path: Path) -> None:
+    """Refuse a file that is cut short or no safetensors, and weights that are no floating-point numbers."""
+    name = f"'{path.parent.name}/{path.name}'"
+    try:
+        header = read_header(path)
+    except (ValueError, OSError) as error:
+        raise BaseModelError(
+            f"{name} of the base model is damaged ({error}): fetch or export it again"
+        ) from error
+    for key, told in header.items():
+        if key == METADATA or key.endswith("position_ids"):
+            continue
+        if not isinstance(told, dict) or told.get("dtype") not in FLOATS:
+            raise BaseModelError(
+                f"'{key}' in {name} is no floating-point tensor: quantised models cannot be used"
+            )
 
 
 def _load_model(kind: Any, folder: Path, files: tuple[Path, ...], dtype: torch.dtype) -> Any:
@@ -208,16 +300,48 @@ def _load_model(kind: Any, folder: Path, files: tuple[Path, ...], dtype: torch.d
             dtype=dtype,
             output_loading_info=True,
         )
+    _require_whole(folder.name, model, info)
+    return model
+
+
+def _load_text_encoder(config: Mapping[str, Any], files: tuple[Path, ...]) -> Any:
+    """The text encoder of a configuration's architecture, and of nothing else that it asks for."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    kind: Any = CLIPTextModel
+    with _readable("text_encoder", "has weights that are damaged or do not fit its config.json"):
+        architecture = {key: config[key] for key in TEXT_ARCHITECTURE if key in config}
+        state = {name: tensor for path in files for name, tensor in load_file(path).items()}
+        # Without a folder nothing beside the weights is looked for.
+        model, info = kind.from_pretrained(
+            None,
+            config=CLIPTextConfig(**architecture),
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    _require_whole("text_encoder", model, info)
+    return model
+
+
+def _require_whole(part: str, model: nn.Module, info: Mapping[str, Any]) -> None:
+    """Refuse weights that lack a tensor of the architecture, add one, or hold NaN or infinity."""
     # Some writers store this table of 0, 1, 2, ..., which the architecture now makes itself.
     unexpected = [key for key in info["unexpected_keys"] if not key.endswith("position_ids")]
     for wrong, keys in (("lack", info["missing_keys"]), ("add", unexpected)):
         if keys:
             first = sorted(map(str, keys))[0]
             raise BaseModelError(
-                f"the weights in '{folder.name}' {wrong} '{first}' ({len(keys)} in all):"
+                f"the weights in '{part}' {wrong} '{first}' ({len(keys)} in all):"
                 " they belong to another architecture or version, export the base model again"
             )
-    return model
+    try:
+        for name, parameter in model.named_parameters():
+            require_finite(name, parameter.detach())
+    except ValueError as error:
+        raise BaseModelError(
+            f"the weights in '{part}' are damaged ({error}): fetch or export them again"
+        ) from error
 
 
 @contextmanager
@@ -236,7 +360,7 @@ def _readable(part: str, wrong: str) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # libraries raise whatever they trip over
         raise BaseModelError(f"the base model's {part} {wrong}: fetch or export it again") from error
     finally:
         transformers_logging.set_verbosity(verbosity[0])
@@ -249,6 +373,12 @@ def _noise_schedule(config: Mapping[str, Any], device: torch.device) -> NoiseSch
     """Only the training schedule is taken from a scheduler's configuration, so any scheduler class will do."""
     from diffusers import DDIMScheduler
 
+    timesteps, offset = config.get("num_train_timesteps", 1000), config.get("steps_offset", 0)
+    if not _is_count(timesteps, 2, MAX_TRAIN_TIMESTEPS) or not _is_count(offset, 0, timesteps - 1):
+        raise BaseModelError(
+            f"the scheduler has {timesteps!r} timesteps at an offset of {offset!r}:"
+            f" expected 2 to {MAX_TRAIN_TIMESTEPS}, and an offset among them"
+        )
     with _readable("scheduler", "has no usable noise schedule"):
         alphas_cumprod = DDIMScheduler.from_config(dict(config)).alphas_cumprod.float()
     prediction_type = config.get("prediction_type", "epsilon")
@@ -269,10 +399,12 @@ def _noise_schedule(config: Mapping[str, Any], device: torch.device) -> NoiseSch
     return NoiseSchedule(
         alphas_cumprod=alphas_cumprod.to(device),
         # Schedulers without the option (Euler, DPM++) belong to models trained down to the first timestep.
-        final_alpha_cumprod=1.0 if config.get("set_alpha_to_one", False) else float(alphas_cumprod[0]),
+        final_alpha_cumprod=1.0
+        if config.get("set_alpha_to_one", False) is True
+        else float(alphas_cumprod[0]),
         prediction_type=prediction_type,
         timestep_spacing=spacing,
-        steps_offset=int(config.get("steps_offset", 0)),
+        steps_offset=offset,
     )
 
 
@@ -287,13 +419,35 @@ def _require_fitting_parts(unet: Any, vae: Any, text_encoder: Any, tokenizer: An
             f"the U-Net reads text of width {unet.config.cross_attention_dim}, the text encoder writes"
             f" {text_encoder.config.hidden_size}: they belong to different models"
         )
-    if not isinstance(unet.config.sample_size, int):
-        raise BaseModelError("the U-Net's sample_size is not one number: only square models can be used")
-    rows = len(text_encoder.get_input_embeddings().weight)
-    if len(tokenizer) > rows:
+    if not _is_count(unet.config.sample_size, 1, MAX_SAMPLE_SIZE):
         raise BaseModelError(
-            f"the tokenizer has {len(tokenizer)} tokens, the text encoder {rows}: they belong to different models"
+            f"the U-Net's sample_size is {unet.config.sample_size!r}, not one number from 1 to {MAX_SAMPLE_SIZE}:"
+            " only square models can be used"
         )
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor
+    if not (_is_number(scale) and scale > 0 and (shift is None or _is_number(shift))):
+        raise BaseModelError(
+            f"the autoencoder scales by {scale!r} and shifts by {shift!r}: expected finite numbers, export it again"
+        )
+    rows = len(text_encoder.get_input_embeddings().weight)
+    # Ids beyond the table are the placeholders'.
+    tokens = 1 + max(len(tokenizer) - 1, *tokenizer.get_vocab().values())
+    if tokens > rows:
+        raise BaseModelError(
+            f"the tokenizer has {tokens} tokens, the text encoder {rows}: they belong to different models"
+        )
+    if not _is_count(tokenizer.model_max_length, 3):
+        raise BaseModelError(
+            f"the tokenizer reads {tokenizer.model_max_length!r} tokens: expected 3 or more, export it again"
+        )
+
+
+def _is_count(value: object, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _choose_attention(unet: UNet2DConditionModel, device: torch.device, dtype: torch.dtype) -> None:

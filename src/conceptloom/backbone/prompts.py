@@ -91,8 +91,10 @@ def tokenize(backbone: Backbone, prompt: str, placeholders: Mapping[str, int]) -
 def refuse_stray_brackets(prompt: str, expected: str) -> None:
     """Raise `PromptError` for an angle bracket that belongs to no placeholder, as in "<my cat>".
 
-    The text encoder would read it as a plain word. `expected` says how concepts are written, for the message.
+    The text encoder would read it as a plain word. `expected` says how concepts are written, for the message. Bytes
+    that are no text are refused too.
     """
+    _require_text(prompt)
     if stray := set(PLACEHOLDER.sub(" ", prompt)) & set("<>"):
         raise PromptError(
             f"the prompt has a '{min(stray)}' that belongs to no concept: write concepts as {expected},"
@@ -175,6 +177,7 @@ def _split(prompt: str, placeholders: Mapping[str, int]) -> list[tuple[str, str 
 
 def _pieces(tokenizer: Any, text: str) -> list[tuple[str, int]]:
     """(word, token id) of every piece of `text`."""
+    _require_text(text)
     encoding = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).encodings[0]
     spans: dict[int, tuple[int, int]] = {}
     for word, (start, stop) in zip(encoding.word_ids, encoding.offsets, strict=True):
@@ -184,3 +187,13 @@ def _pieces(tokenizer: Any, text: str) -> list[tuple[str, int]]:
         (text[slice(*spans[word])].strip().lower(), piece)
         for word, piece in zip(encoding.word_ids, encoding.ids, strict=True)
     ]
+
+
+def _require_text(text: str) -> None:
+    """Refuse half characters, which is how bytes of another encoding than the system's arrive."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text {text[:32]!r} holds bytes that are no UTF-8: write it in that encoding"
+        ) from error

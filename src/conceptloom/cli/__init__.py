@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from conceptloom import __version__
-from conceptloom.errors import ConceptloomError
+from conceptloom.errors import ConceptloomError, one_line
 
-VERBS: tuple[str, ...] = ("learn", "generate", "segment", "info", "demo", "evaluate", "basemodel")
+VERBS: tuple[str, ...] = ("learn", "generate", "segment", "discover", "info", "demo", "evaluate", "basemodel")
 """Modules of this package, in the order in which ``--help`` lists their commands."""
 
 FAILED = 2
@@ -71,11 +71,7 @@ class _Verbs(TyperGroup):
 
 
 def _failed(message: str) -> typer.Exit:
-    # File names reach messages, and may hold line breaks or a terminal's control codes.
-    line = " ".join(message.split())
-    typer.echo(
-        "error: " + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line), err=True
-    )
+    typer.echo(f"error: {one_line(message)}", err=True)
     return typer.Exit(FAILED)
 
 

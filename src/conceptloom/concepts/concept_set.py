@@ -29,6 +29,7 @@ from conceptloom.concepts.concept import Concept
 from conceptloom.concepts.storage import (
     RESTORE,
     add_file,
+    inside,
     is_plain_name,
     previous_of,
     read_image,
@@ -128,8 +129,9 @@ class ConceptSet:
     @property
     def metrics(self) -> Path | None:
         """The learning run's `metrics.jsonl`, where the set was loaded with one."""
-        path = None if self.folder is None else self.folder / METRICS
-        return path if path is not None and path.is_file() else None
+        if self.folder is None or not (self.folder / METRICS).is_file():
+            return None
+        return inside(self.folder, METRICS)
 
     def check_base(self, backbone: Backbone) -> None:
         """Raise `ConceptSetError` unless `backbone` is the model the set was learned on."""
@@ -138,6 +140,10 @@ class ConceptSet:
             raise ConceptSetError(
                 f"the set was learned on {_model_title(self.base)}, not on {_model_title(held)}:"
                 " use that base model or learn the set again"
+            )
+        if (width := self.rows().shape[1]) != backbone.embedding_dim:
+            raise ConceptSetError(
+                f"the set's rows have {width} numbers each, its base model's {backbone.embedding_dim}: {RESTORE}"
             )
 
     def with_concepts(
@@ -176,8 +182,7 @@ class ConceptSet:
         Raises:
             ConceptSetError: the folder holds something else, or cannot be written.
         """
-        # A link is followed, so that it stays a link.
-        target = Path(folder).expanduser().resolve()
+        target = _located(folder)
         own = _files_of_earlier_set(target)
         extras = extras or {}
         assert RESERVED.isdisjoint(extras), f"{sorted(RESERVED & set(extras))} are the set's own"
@@ -188,24 +193,24 @@ class ConceptSet:
             )
         except OSError as error:
             raise ConceptSetError(
-                f"the concept set cannot be written ({error.strerror}): choose another folder"
+                f"the concept set '{target}' cannot be written ({error.strerror}): mend that and try again"
             ) from error
 
     @classmethod
     def load(cls, folder: str | Path) -> ConceptSet:
-        """Read a set. Nothing in the folder is run, and nothing outside it is read.
+        """Read a set. Nothing in the folder is run, and nothing outside it is read: links out of it are refused.
 
         Raises:
             ConceptSetError: no set there, a newer format, or damaged files.
         """
-        path = Path(folder).expanduser().resolve()
+        path = _located(folder)
         if not path.exists() and (previous_of(path) / DESCRIPTION).is_file():
             path = previous_of(path)  # saving was cut short between two renames
         if not (path / DESCRIPTION).is_file():
             raise ConceptSetError(
                 f"'{path.name}' holds no {DESCRIPTION}: give the folder of a learned concept set"
             )
-        told = read_json(path / DESCRIPTION)
+        told = read_json(inside(path, DESCRIPTION))
         version = told.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ConceptSetError(
@@ -217,7 +222,7 @@ class ConceptSet:
             concepts = tuple(_concept_from(entry) for entry in _field(told, "concepts", list))
         except PromptError as error:
             raise ConceptSetError(f"{DESCRIPTION} names a concept that cannot be used ({error})") from error
-        embeddings = read_tensors(path / EMBEDDINGS)
+        embeddings = read_tensors(inside(path, EMBEDDINGS))
         wanted = {concept.placeholder_token: concept.name for concept in concepts}
         if set(embeddings) != set(wanted):
             stray = ", ".join(sorted(set(embeddings) ^ set(wanted)))
@@ -230,12 +235,12 @@ class ConceptSet:
             config=_field(told, "config", dict),
             provenance=_field(told, "provenance", dict),
             masks={
-                (picture, name): read_image(_inside(path / MASKS, picture, name), "L") > 127
+                (picture, name): read_image(_png(path, MASKS, picture, name), "L") > 127
                 for picture, names in _field(told, "masks", dict).items()
                 for name in _names(names)
             },
             thumbnails={
-                name: read_image(_inside(path / THUMBNAILS, name), "RGB")
+                name: read_image(_png(path, THUMBNAILS, name), "RGB")
                 for name in _names(told.get("thumbnails"))
             },
             folder=path,
@@ -301,6 +306,19 @@ def _model_title(base: BaseModelRecord) -> str:
     return f"'{base.name}' ({base.version or base.fingerprint[:12]})"
 
 
+def _located(folder: str | Path) -> Path:
+    """A set's folder itself: a link to it is followed, so that it stays a link."""
+    try:
+        path = Path(folder).expanduser().resolve()
+        path.exists()  # a name of 300 letters fails here
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConceptSetError(
+            f"'{folder}' is no usable path ({reason}): give the folder of a concept set"
+        ) from error
+    return path
+
+
 def _files_of_earlier_set(folder: Path) -> frozenset[str]:
     """Names of the entries in `folder` that an earlier set wrote; refuses a folder that is something else."""
     if folder.is_file():
@@ -311,8 +329,9 @@ def _files_of_earlier_set(folder: Path) -> frozenset[str]:
         raise ConceptSetError(
             f"'{folder.name}' holds files that are no concept set: choose a new or empty folder"
         )
-    files = read_json(folder / DESCRIPTION).get("files")
-    return RESERVED | frozenset(files if isinstance(files, list) else ())
+    files = read_json(inside(folder, DESCRIPTION)).get("files")
+    named = files if isinstance(files, list) else ()
+    return RESERVED | frozenset(name for name in named if isinstance(name, str))
 
 
 def _field(told: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -346,7 +365,7 @@ def _weights_from(entry: object, folder: Path) -> WeightsDelta | None:
         raise ConceptSetError(f"{DESCRIPTION} lacks a proper 'weights': {RESTORE}")
     rank, alpha = entry.get("rank"), entry.get("alpha")
     if entry["kind"] != "lora":
-        return WeightsDelta(entry["kind"], read_tensors(folder / WEIGHTS))
+        return WeightsDelta(entry["kind"], read_tensors(inside(folder, WEIGHTS)))
     if (
         not isinstance(rank, int)
         or not isinstance(alpha, int | float)
@@ -354,7 +373,20 @@ def _weights_from(entry: object, folder: Path) -> WeightsDelta | None:
         or not abs(alpha) < MAX_ALPHA
     ):
         raise ConceptSetError(f"{DESCRIPTION} lacks a proper rank or alpha of the LoRA: {RESTORE}")
-    return WeightsDelta("lora", read_tensors(folder / WEIGHTS), rank, float(alpha))
+    factors = read_tensors(inside(folder, WEIGHTS))
+    # The rank decides what memory is taken before the factors are looked at.
+    if not factors or not all(_is_factor(name, tensor, rank) for name, tensor in factors.items()):
+        raise ConceptSetError(f"{WEIGHTS} holds no factors of rank {rank}, as {DESCRIPTION} says: {RESTORE}")
+    return WeightsDelta("lora", factors, rank, float(alpha))
+
+
+def _is_factor(name: str, tensor: Tensor, rank: int) -> bool:
+    axis = 0 if name.endswith(".lora_A.weight") else 1
+    return (
+        name.endswith((".lora_A.weight", ".lora_B.weight"))
+        and tensor.ndim == 2
+        and tensor.shape[axis] == rank
+    )
 
 
 def _names(value: object) -> list[Any]:
@@ -363,12 +395,12 @@ def _names(value: object) -> list[Any]:
     return value
 
 
-def _inside(folder: Path, *names: object) -> Path:
-    """Path of a PNG below `folder`; refuses names that lead out of it."""
+def _png(folder: Path, kind: str, *names: object) -> Path:
+    """Path of a mask or thumbnail; refuses names that lead out of the folder."""
     for name in names:
         if not is_plain_name(name):
             raise ConceptSetError(
                 f"{DESCRIPTION} names the file {str(name)[:64]!r}, which is no plain name: {RESTORE}"
             )
     *folders, stem = map(str, names)
-    return folder.joinpath(*folders, f"{stem}.png")
+    return inside(folder, kind, *folders, f"{stem}.png")

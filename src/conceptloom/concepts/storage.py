@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,12 +16,14 @@ from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from conceptloom.backbone import tensors as safe
 from conceptloom.errors import ConceptSetError
+from conceptloom.runs import is_device_name, naming
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 2**28
@@ -37,12 +41,26 @@ def replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Call
         folder: the folder; its parents are made.
         write: fills an empty folder.
         is_foreign: which entries of the old folder are somebody else's and move over to the new one.
+
+    Raises:
+        OSError: the disk refuses; it names `folder`, which is as it was.
     """
+    with naming(folder):
+        _replace_folder(folder, write, is_foreign)
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove what killed replacements of `folder` left beside it; nobody may be replacing it meanwhile."""
+    for stray in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.tmp"):
+        shutil.rmtree(stray, ignore_errors=True)
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Callable[[Path], bool]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     previous = previous_of(folder)
     if previous.exists():  # an earlier replacement was cut short
         if folder.exists():
-            shutil.rmtree(previous)
+            _take_over(previous, folder, is_foreign)
         else:
             previous.rename(folder)
     fresh = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
@@ -59,10 +77,33 @@ def replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Call
             previous.rename(folder)
         raise
     if previous.exists():
-        for entry in previous.iterdir():
-            if is_foreign(entry) and not (folder / entry.name).exists():
-                entry.rename(folder / entry.name)
-        shutil.rmtree(previous)
+        _take_over(previous, folder, is_foreign)
+
+
+def _take_over(previous: Path, folder: Path, is_foreign: Callable[[Path], bool]) -> None:
+    """Move what is somebody else's to the folder that took the place of `previous`, and remove the rest."""
+    for entry in previous.iterdir():
+        if is_foreign(entry) and not (folder / entry.name).exists():
+            entry.rename(folder / entry.name)
+    shutil.rmtree(previous)
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """The file of a set's resolved folder; refuses one that a link leads out to.
+
+    A hard link is the file itself, and cannot be told from it.
+    """
+    path = folder.joinpath(*names)
+    try:
+        is_inside = path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # links in a circle
+        is_inside = False
+    if not is_inside:
+        raise ConceptSetError(
+            f"'{path.name}' of the concept set is a link out of its folder, which is not followed:"
+            " put the file itself there"
+        )
+    return path
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -85,38 +126,39 @@ def read_json(path: Path) -> dict[str, Any]:
             )
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
-        raise ConceptSetError(
-            f"'{path.name}' of the concept set cannot be read ({_reason(error)}): {RESTORE}"
-        ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(value, dict):
         raise ConceptSetError(f"'{path.name}' of the concept set holds no JSON object: {RESTORE}")
     return value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Write a safetensors file. Raises `OSError` where the disk refuses."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # tells the system's error in words alone
+        if (told := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file of finite floating-point tensors."""
     try:
-        tensors = load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConceptSetError(
-            f"'{path.name}' of the concept set cannot be read ({_reason(error)}): {RESTORE}"
-        ) from error
+        tensors = safe.read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ConceptSetError(
-                f"'{name}' in '{path.name}' holds values that are not finite numbers: {RESTORE}"
-            )
+        if not tensor.is_floating_point():
+            raise ConceptSetError(f"'{name}' in '{path.name}' holds no floating-point numbers: {RESTORE}")
     return tensors
 
 
 def read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
     """Read a PNG as mode "L" (H, W) or "RGB" (H, W, 3)."""
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise FileNotFoundError("there is no such file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=["PNG"])
@@ -124,35 +166,41 @@ def read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise ConceptSetError(f"'{path.name}' of the concept set has too many pixels: {RESTORE}")
             return np.asarray(image.convert(mode))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ConceptSetError(
-            f"'{path.name}' of the concept set cannot be read ({_reason(error)}): {RESTORE}"
-        ) from error
+    except ConceptSetError:
+        raise
+    except Exception as error:  # decoders raise whatever they trip over
+        raise _unreadable(path, error) from error
 
 
 def add_file(target: Path, source: bytes | Path) -> None:
-    """Put bytes, or a copy of a file or folder, at `target`."""
+    """Put bytes, or a copy of a file or folder, at `target`; links in the folder are left out."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
         target.write_bytes(source)
     elif source.is_dir():
-        shutil.copytree(source, target)
+        # `shutil.copytree` would copy on where the disk refuses, and raise what has no errno.
+        for path in source.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                add_file(target / path.relative_to(source), path)
     else:
         shutil.copyfile(source, target)
 
 
 def is_plain_name(name: object) -> bool:
     """Whether `name` is one component of a path that stays inside its folder on every system."""
-    if not isinstance(name, str) or name in (".", "..", "") or len(name.encode(errors="replace")) > 255:
+    if not isinstance(name, str) or name.rstrip(". ") != name or not name:
         return False
-    return not any(character in "/\\:" or ord(character) < 32 for character in name)
+    if len(name.encode(errors="replace")) > 255 or is_device_name(name):
+        return False
+    return not any(character in '/\\:*?"<>|' or ord(character) < 32 for character in name)
 
 
 RESTORE = "restore the set from a copy or learn it again"
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _unreadable(path: Path, error: Exception) -> ConceptSetError:
+    reason = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+    return ConceptSetError(f"'{path.name}' of the concept set cannot be read ({reason}): {RESTORE}")
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from conceptloom.errors import RunError
 from conceptloom.generation.images import GeneratedImage
 from conceptloom.pictures import contact_sheet, write_png
+from conceptloom.runs import require_place
 
 SHEET = "contact-sheet.png"
 SHEET_IMAGES = 64
@@ -77,13 +78,17 @@ def slug_of(prompt: str) -> str:
 
 
 def require_free(out: Path, names: Sequence[str]) -> None:
-    """Make the folder; raise `RunError` where it cannot be written to or holds one of the names already."""
+    """Raise `RunError` where the folder could not be made or written to, or holds one of the names already."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"the folder '{out}' cannot be made ({error.strerror}): choose another one") from error
-    if not os.access(out, os.W_OK):
-        raise RunError(f"the folder '{out}' cannot be written to: choose another one")
+        out.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        require_place(out)
+    except (OSError, ValueError) as error:  # a name of 300 letters, a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"the folder '{out}' cannot be made ({reason}): choose another one") from error
+    else:
+        if not out.is_dir() or not os.access(out, os.W_OK):
+            raise RunError(f"'{out}' is no folder that can be written to: choose another one")
     for name in (SHEET, *names):
         _require_absent(out / name)
 
@@ -123,7 +128,7 @@ def _write_new(path: Path, pixels: npt.NDArray[np.uint8], text: Mapping[str, str
 
 
 def _require_absent(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):  # a link to nothing is a file of somebody's too
         raise RunError(
             f"'{path.parent}' holds '{path.name}' already, which is not replaced: choose another folder"
         )

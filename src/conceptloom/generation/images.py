@@ -18,6 +18,7 @@ from conceptloom.backbone import (
     WeightsDelta,
     applied_weights,
     encode_prompts,
+    refuse_stray_brackets,
     sample,
     telling_of_memory,
     tokenize,
@@ -91,6 +92,7 @@ def generate_images(
     backbone.noise_scheduler.inference_timesteps(settings.num_inference_steps)
     placeholders = concept_set.placeholders
     texts = [tokenize(backbone, prompt, placeholders) for prompt in prompts]
+    refuse_stray_brackets(settings.negative_prompt, ", ".join(placeholders))
     negative = tokenize(backbone, settings.negative_prompt, placeholders)
     return _drawn(backbone, concept_set, prompts, texts, negative, num, seed, settings, on_step)
 

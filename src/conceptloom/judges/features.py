@@ -9,7 +9,7 @@ Axes: N pictures or texts, D embedding, H W pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
 
 from conceptloom.errors import DataError
 from conceptloom.judges.detector import GREY, JUDGES, Floats, Judge, JudgeName, Pixels, load_judge
@@ -148,13 +147,15 @@ def _load_model(name: OuterName, folder: Path) -> Any:
         raise DataError(
             f"there is no folder '{folder}': the judge '{name}' needs that of a local {name} model"
         )
-    found = _read_json(folder / "config.json").get("model_type")
+    config = _read_json(folder / "config.json")
+    found = config.get("model_type")
     if found != name:
         raise DataError(f"'{folder.name}' holds a model of type '{found}': the judge '{name}' needs '{name}'")
     if not any(folder.glob("model*.safetensors")):
         raise DataError(
             f"'{folder.name}' holds no model.safetensors: pickled weights can run code, convert them"
         )
+    _require_only_a_model(folder, config)
     kind: Any = {"clip": CLIPModel, "dinov2": Dinov2Model, "siglip": SiglipModel}[name]
     with _readable(folder, "has weights that are damaged or do not fit its config.json"):
         model, info = kind.from_pretrained(
@@ -165,6 +166,21 @@ def _load_model(name: OuterName, folder: Path) -> Any:
             f"the weights in '{folder.name}' lack '{missing[0]}' ({len(missing)} in all): fetch the model again"
         )
     return model.eval().requires_grad_(False)
+
+
+def _require_only_a_model(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what transformers would follow elsewhere: adapters to other models, attention code on a hub."""
+    if (folder / "adapter_config.json").exists():
+        raise DataError(
+            f"'{folder.name}' holds an adapter, which leads to another model: remove adapter_config.json"
+        )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        wishes = [part.get("_attn_implementation"), part.get("attn_implementation")]
+        if any(wish not in (None, "eager", "sdpa") for wish in wishes) or part.get("quantization_config"):
+            raise DataError(
+                f"the config.json of '{folder.name}' asks for code or number formats of its own:"
+                " give the model as it was published"
+            )
 
 
 def _preprocessing(folder: Path, config: Any) -> tuple[int, Floats, Floats]:
@@ -191,7 +207,7 @@ def _preprocessing(folder: Path, config: Any) -> tuple[int, Floats, Floats]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"'{path.parent.name}' has no readable {path.name}: fetch the model again") from error
     return told if isinstance(told, dict) else {}
 
@@ -206,16 +222,7 @@ def _readable(folder: Path, wrong: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # libraries raise whatever they trip over
         raise DataError(f"'{folder.name}' {wrong}: fetch the model again") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -33,6 +32,8 @@ COSINE_SCALE = 20.0
 EDGE_UNIT_PX = 16.0
 WEIGHTS, DESCRIPTION = "weights.safetensors", "judge.json"
 FORMAT = 1
+MAX_DEPTH, MAX_SIDE_PX = 64, 1024
+"""More than any judge has; what a file asks for is bounded before memory is spent on it."""
 
 Architecture = Literal["residual", "separable"]
 
@@ -237,6 +238,10 @@ def build_network(config: NetworkConfig, vocabulary: Vocabulary, seed: int) -> J
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = JudgeNetwork(config, vocabulary)
+    return _channels_last(network)
+
+
+def _channels_last(network: JudgeNetwork) -> JudgeNetwork:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
@@ -276,13 +281,35 @@ def load_network(folder: Path) -> tuple[JudgeNetwork, Thresholds]:
         thresholds = Thresholds(
             **{field.name: float(told["thresholds"][field.name]) for field in fields(Thresholds)}
         )
-        network = build_network(config, vocabulary, seed=0)
-        network.load_state_dict({name: value.float() for name, value in load_file(paths[1]).items()})
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        _require_sound(config, vocabulary, thresholds)
+        weights = {name: value.float() for name, value in load_file(paths[1]).items()}
+        if not all(bool(value.isfinite().all()) for value in weights.values()):
+            raise ValueError("weights that are not finite")
+        with torch.device("meta"):  # no memory for a shape that the weights do not have
+            network = JudgeNetwork(config, vocabulary)
+        network.load_state_dict(weights, assign=True)
+    except DataError:
+        raise
+    except Exception as error:  # parts of a network raise whatever they trip over
         raise DataError(
             f"the judge '{folder.name}' is damaged or of another version: reinstall it"
         ) from error
-    return network.eval().requires_grad_(False), thresholds
+    return _channels_last(network).eval().requires_grad_(False), thresholds
+
+
+def _require_sound(config: NetworkConfig, vocabulary: Vocabulary, thresholds: Thresholds) -> None:
+    """Raise ``ValueError`` for what the weights' shapes do not tell."""
+    if not all(0 <= depth <= MAX_DEPTH for depth in config.depths):
+        raise ValueError(f"depths of {config.depths}")
+    if not 0 < config.side_px <= MAX_SIDE_PX or config.side_px % (4 * STRIDE):
+        raise ValueError(f"a side of {config.side_px} px")
+    words = (*vocabulary.sprites, *vocabulary.backgrounds)
+    if not all(isinstance(word, str) for word in words) or not all(
+        "/" in word for word in vocabulary.sprites
+    ):
+        raise ValueError("words that are none")
+    if not all(math.isfinite(value) for value in vars(thresholds).values()):
+        raise ValueError("thresholds that are not finite")
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

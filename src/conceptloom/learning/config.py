@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from conceptloom.concepts.concept import MAX_VECTORS
 from conceptloom.errors import ConfigError
@@ -26,20 +34,36 @@ TrainedPart = Literal["full", "lora", "kv", "tokens"]
 MaskLossNorm = Literal["paper", "area", "none"]
 
 MAX_STEPS = 1_000_000
+MAX_FILE_BYTES = 2**16
+MAX_DEPTH = 8
+"""Of a YAML file's tables and lists."""
 
 
-class CRFSettings(BaseModel):
-    """The DenseCRF's numbers; spatial standard deviations are pixels of a 512 px picture."""
+class _Settings(BaseModel):
+    """Settings that are frozen, known and finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`token_lr: yes` would be a rate of 1."""
+        wanted = None if info.field_name is None else cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and wanted is not bool:
+            raise ValueError("Input should not be true or false")
+        return value
+
+
+class CRFSettings(_Settings):
+    """The DenseCRF's numbers; spatial standard deviations are pixels of a 512 px picture."""
+
     iterations: int = Field(10, ge=0, le=100)
-    gaussian_sxy: float = Field(3.0, gt=0)
-    gaussian_weight: float = Field(7.0, ge=0)
-    bilateral_sxy: float = Field(50.0, gt=0)
-    bilateral_srgb: float = Field(5.0, gt=0)
-    bilateral_weight: float = Field(10.0, ge=0)
-    scale: float = Field(1.0, gt=0)
+    gaussian_sxy: float = Field(3.0, ge=0.01, le=10_000)
+    gaussian_weight: float = Field(7.0, ge=0, le=10_000)
+    bilateral_sxy: float = Field(50.0, ge=0.01, le=10_000)
+    bilateral_srgb: float = Field(5.0, ge=0.01, le=10_000)
+    bilateral_weight: float = Field(10.0, ge=0, le=10_000)
+    scale: float = Field(1.0, ge=0.01, le=100)
     """Multiplies both spatial standard deviations."""
 
     def crf_config(self) -> CRFConfig:
@@ -47,13 +71,11 @@ class CRFSettings(BaseModel):
         return CRFConfig(**self.model_dump())
 
 
-class LearnConfig(BaseModel):
+class LearnConfig(_Settings):
     """How a run learns: four stages, their steps and rates, the E-step's switches, what is written and when.
 
     Frozen, and unknown keys are refused. Build it with `presets.resolve_config`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: Method
     seed: int = Field(0, ge=0, lt=2**63)
@@ -214,9 +236,16 @@ def parse_config(values: Mapping[str, Any]) -> LearnConfig:
         path = ".".join(str(part) for part in first["loc"][: 2 if first["loc"][:1] == ("crf",) else 1])
         what = first["msg"].removeprefix("Value error, ")
         where = f"key '{path}': " if path else ""
-        given = f" (got {reprlib.repr(first['input'])})" if path and first["type"] != "missing" else ""
+        given = f" (got {_shown(first['input'])})" if path and first["type"] != "missing" else ""
         more = f"; {len(others)} more wrong" if others else ""
         raise ConfigError(f"configuration {where}{what}{given}{more}") from None
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return "a number too long to show"
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -224,17 +253,52 @@ def read_config_file(path: Path) -> dict[str, Any]:
     parsers: dict[str, Callable[[str], Any]] = {
         ".json": json.loads,
         ".toml": tomllib.loads,
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
+        ".yaml": _parse_yaml,
+        ".yml": _parse_yaml,
     }
     if path.suffix not in parsers:
         raise ConfigError(f"configuration file {path.name}: expected a name ending in {', '.join(parsers)}")
+    text = _read_text(path)
     try:
-        values = parsers[path.suffix](path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration file {path} is no valid {path.suffix[1:]}: {error}") from None
+        values = parsers[path.suffix](text)
+    except Exception as error:  # PyYAML's constructors raise whatever they trip over
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"configuration file {path} is no valid {path.suffix[1:]}: {reason}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"configuration file {path} must hold one table of settings by name")
     return values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ConfigError(f"configuration file {path} is no file: give a file of settings")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} can't be read: {error.strerror}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(
+            f"configuration file {path} has more than {MAX_FILE_BYTES >> 10} KiB: it can't be settings"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"configuration file {path} is no text in UTF-8: save it again as that") from None
+
+
+def _parse_yaml(text: str) -> Any:
+    """Plain YAML; refuses what a few bytes of make gigabytes (aliases) or hours of work (nesting)."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(
+                "it refers to anchors, which settings don't need: write values where they belong"
+            )
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise ValueError("it is nested too deeply: settings are one table, in which crf is another")
+    return yaml.safe_load(text)

@@ -47,6 +47,16 @@ def test_one_changed_weight_changes_it(tiny_backbone: Backbone, tiny_folder: Pat
     assert identity(copy) != tiny_backbone.fingerprint
 
 
+def test_another_vocabulary_changes_it(tiny_backbone: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "model")
+    path = copy / "tokenizer" / "tokenizer.json"
+    told = json.loads(path.read_text())
+    words = told["model"]["vocab"]
+    words["cat</w>"], words["dog</w>"] = words["dog</w>"], words["cat</w>"]
+    path.write_text(json.dumps(told))
+    assert identity(copy) != tiny_backbone.fingerprint
+
+
 def test_another_noise_schedule_changes_it(tiny_backbone: Backbone, tiny_v_backbone: Backbone) -> None:
     """Both tiny models have the same weights."""
     assert torch.equal(tiny_backbone.vocabulary_embeddings, tiny_v_backbone.vocabulary_embeddings)

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.errors import BaseModelError, ConceptloomError, DeviceError
+from tiny_models import save_tiny_model, stable_diffusion_scheduler
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
@@ -117,13 +119,13 @@ def test_a_missing_part_is_refused(folder: Path, part: str) -> None:
     refused(folder, part)
 
 
-@pytest.mark.parametrize("path", [UNET, TEXT, "vae/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize("path", [UNET, TEXT, VAE])
 def test_a_missing_tensor_is_an_error_not_random_numbers(folder: Path, path: str) -> None:
     change_tensors(folder / path, lambda tensors: tensors.pop(sorted(tensors)[3]))
     refused(folder, "lack")
 
 
-@pytest.mark.parametrize("path", [UNET, TEXT, "vae/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize("path", [UNET, TEXT, VAE])
 def test_a_tensor_too_many_is_refused(folder: Path, path: str) -> None:
     change_tensors(folder / path, lambda tensors: tensors.update(stray=torch.zeros(2)))
     refused(folder, "add 'stray'")
@@ -147,10 +149,88 @@ def test_a_text_encoder_with_foreign_names_is_refused(folder: Path) -> None:
 
 def test_damaged_weights_are_refused(folder: Path) -> None:
     (folder / UNET).write_bytes((folder / UNET).read_bytes()[:-100])
-    refused(folder, "unet has weights that are damaged")
+    refused(
+        folder, "'unet/diffusion_pytorch_model.safetensors' of the base model is damaged .*not fully covered"
+    )
 
 
-@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt"])
+@pytest.mark.parametrize("path", [UNET, TEXT, VAE])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(folder: Path, path: str, value: float) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[sorted(tensors)[5]].flatten()[-1] = value
+
+    change_tensors(folder / path, spoil)
+    refused(folder, "not finite numbers")
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT, VAE])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_that_are_no_floats_are_refused(folder: Path, path: str, dtype: torch.dtype) -> None:
+    def quantise(tensors: dict[str, torch.Tensor]) -> None:
+        name = sorted(tensors)[5]
+        tensors[name] = tensors[name].to(dtype)
+
+    change_tensors(folder / path, quantise)
+    refused(folder, "is no floating-point tensor: quantised models")
+
+
+@pytest.fixture
+def sharded(tiny_backbone: Backbone, folder: Path) -> Path:
+    """The model with U-Net and text encoder in parts."""
+    for part, path in ((tiny_backbone.unet, UNET), (tiny_backbone.text_encoder, TEXT)):
+        (folder / path).unlink()
+        part.save_pretrained((folder / path).parent, max_shard_size="60KB")
+    assert len(shards(folder, UNET)) > 2
+    assert len(shards(folder, TEXT)) > 1
+    return folder
+
+
+def shards(folder: Path, path: str) -> list[Path]:
+    return sorted((folder / path).parent.glob("*-of-*.safetensors"))
+
+
+def test_weights_in_parts_load_the_same(tiny_backbone: Backbone, sharded: Path) -> None:
+    assert same_output(tiny_backbone, load_backbone(sharded, "cpu", "float32"))
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT])
+def test_a_part_that_was_not_fetched_is_named(sharded: Path, path: str) -> None:
+    parts = shards(sharded, path)
+    parts[1].unlink()
+    refused(sharded, rf"'{path.split('/')[0]}' lacks {parts[1].name} \(1 of {len(parts)} files\)")
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT])
+def test_parts_without_their_index_are_refused_naming_it(sharded: Path, path: str) -> None:
+    (sharded / f"{path}.index.json").unlink()
+    refused(sharded, rf"lacks '{path}\.index\.json'")
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT])
+@pytest.mark.parametrize("named", ["../../other.safetensors", "/etc/passwd", "weights.bin", "", "a\x00b"])
+def test_an_index_that_names_other_files_is_refused(sharded: Path, path: str, named: str) -> None:
+    index = sharded / f"{path}.index.json"
+    placed = json.loads(index.read_text())["weight_map"]
+    change_json(index, weight_map={**placed, next(iter(placed)): named})
+    refused(sharded, "only safetensors files beside it")
+
+
+@pytest.mark.parametrize("placed", [None, [], {}, {"a": 1}])
+def test_a_damaged_index_of_parts_is_refused(sharded: Path, placed: object) -> None:
+    change_json(sharded / f"{UNET}.index.json", weight_map=placed)
+    refused(sharded, "index.json' of the base model is damaged")
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT])
+def test_weights_that_are_there_twice_are_refused_for_libraries_read_either(
+    sharded: Path, tiny_folder: Path, path: str
+) -> None:
+    shutil.copy(tiny_folder / path, sharded / path)
+    refused(sharded, "delete one of them")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"])
 def test_pickled_weights_are_refused(folder: Path, suffix: str) -> None:
     (folder / UNET).rename((folder / UNET).with_suffix(suffix))
     refused(folder, "pickled.*safetensors")
@@ -170,6 +250,77 @@ def test_an_unknown_class_is_refused(folder: Path, part: str) -> None:
 def test_a_unet_of_another_kind_is_refused(folder: Path) -> None:
     change_json(folder / "unet/config.json", time_cond_proj_dim=8)
     refused(folder, "time_cond_proj_dim")
+
+
+@pytest.mark.parametrize(
+    ("path", "changes"),
+    [
+        ("unet/config.json", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}),
+        ("vae/config.json", {"quantization_config": {"quant_method": "torchao"}}),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "gptq"}}),
+        ("vae/config.json", {"latents_mean": [0.0, 0.0, 0.0, 1.0]}),
+        ("vae/config.json", {"scaling_factor": 0}),
+        ("vae/config.json", {"scaling_factor": float("nan")}),
+        ("vae/config.json", {"scaling_factor": "1"}),
+        ("vae/config.json", {"shift_factor": float("inf")}),
+        ("vae/config.json", {"block_out_channels": []}),
+        ("unet/config.json", {"sample_size": 0}),
+        ("unet/config.json", {"sample_size": True}),
+        ("unet/config.json", {"sample_size": 10**9}),
+        ("unet/config.json", {"sample_size": [16, 16]}),
+        ("unet/config.json", {"norm_num_groups": 0}),
+        ("unet/config.json", {"block_out_channels": [10**9, 10**9]}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("text_encoder/config.json", {"vocab_size": 10**12}),
+        ("text_encoder/config.json", {"hidden_act": "unheard-of"}),
+        ("text_encoder/config.json", {"eos_token_id": "x"}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 2}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}),
+        ("tokenizer/tokenizer_config.json", {"bos_token": None}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}),
+        ("scheduler/scheduler_config.json", {"steps_offset": "1"}),
+        ("scheduler/scheduler_config.json", {"steps_offset": -1}),
+        ("scheduler/scheduler_config.json", {"steps_offset": 1000}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value.split("/")[0],
+)
+def test_a_configuration_that_makes_no_usable_model_is_refused(
+    folder: Path, path: str, changes: dict[str, object]
+) -> None:
+    change_json(folder / path, **changes)
+    refused(folder, path.split("/")[0] + "|U-Net|autoencoder|damaged")
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_attention_code_from_a_hub_is_not_fetched_for_a_text_encoder_that_asks_for_it(
+    tiny_backbone: Backbone, folder: Path, key: str
+) -> None:
+    change_json(folder / "text_encoder/config.json", **{key: "kernels-community/flash-attn"})
+    assert same_output(tiny_backbone, load_backbone(folder, "cpu", "float32"))
+
+
+def test_an_adapter_beside_the_text_encoder_does_not_lead_to_another_model(
+    tiny_backbone: Backbone, folder: Path, tmp_path: Path
+) -> None:
+    """transformers would load the model that the adapter names, of which the fingerprint knows nothing."""
+    other = save_tiny_model(tmp_path / "other", stable_diffusion_scheduler(), seed=1)
+    told = {"base_model_name_or_path": str(other / "text_encoder"), "peft_type": "LORA"}
+    (folder / "text_encoder" / "adapter_config.json").write_text(json.dumps(told))
+    assert same_output(tiny_backbone, load_backbone(folder, "cpu", "float32"))
+
+
+def test_a_word_whose_id_is_a_placeholders_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer/tokenizer.json"
+    told = json.loads(path.read_text())
+    told["model"]["vocab"]["cat</w>"] = len(told["model"]["vocab"])
+    path.write_text(json.dumps(told))
+    refused(folder, "they belong to different models")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-that-name/model", "a\x00b", "x" * 300, "a\nb", "../x/y/z"])
+def test_a_source_that_is_no_usable_path_is_refused(source: str) -> None:
+    refused(source, "there is no folder")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"_class_name": 3}', "\x00"])

@@ -132,3 +132,12 @@ def test_bfloat16_on_the_cpu_keeps_weights_and_results_in_float32(
     assert {parameter.dtype for parameter in half.unet.parameters()} == {torch.float32}
     assert coarse.dtype == torch.float32
     assert 0 < (coarse - fine).abs().max() < 0.05
+
+
+def test_the_autoencoder_stays_in_float32_beside_a_unet_of_half_precision(
+    tiny_folder, tiny_backbone: Backbone
+) -> None:
+    half = load_backbone(tiny_folder, "cpu", "bfloat16")
+    assert {parameter.dtype for parameter in half.vae.parameters()} == {torch.float32}
+    latents = noise((1, *LATENT_SHAPE), 0)
+    assert (half.decode(latents.bfloat16()) == tiny_backbone.decode(latents.bfloat16().float())).all()

@@ -94,6 +94,39 @@ def test_unicode_names_are_found_in_any_normal_form(tiny_backbone: Backbone) -> 
     assert tokenize(tiny_backbone, f"a {decomposed}", {composed: 1}).positions == {composed: (2,)}
 
 
+def test_a_word_of_the_vocabulary_that_looks_like_a_placeholder_is_not_what_it_means(
+    fresh_backbone: Backbone,
+) -> None:
+    first = len(fresh_backbone.vocabulary_embeddings)
+    fresh_backbone.tokenizer.add_tokens(["<cat>"])
+    assert fresh_backbone.tokenizer("<cat>", add_special_tokens=False).input_ids == [first]
+    tokenized = tokenize(fresh_backbone, "<dog> <cat>", {"<dog>": 1, "<cat>": 1})
+    assert tokenized.ids[1:3].tolist() == [first, first + 1]
+    assert tokenized.positions == {"<dog>": (1,), "<cat>": (2,)}
+
+
+def test_a_look_alike_of_a_name_is_another_name(tiny_backbone: Backbone) -> None:
+    with pytest.raises(PromptError, match="which is not among the learned concepts: <cat>"):
+        tokenize(tiny_backbone, "a <c\u0430t>", {"<cat>": 1})  # Cyrillic a
+    tokenized = tokenize(tiny_backbone, "<c\u0430t> <cat>", {"<cat>": 1, "<c\u0430t>": 1})
+    assert tokenized.positions == {"<c\u0430t>": (1,), "<cat>": (2,)}
+
+
+def test_right_to_left_names_stand_where_they_are_written(tiny_backbone: Backbone) -> None:
+    tokenized = tokenize(tiny_backbone, "a <\u05d7\u05ea\u05d5\u05dc> red", {"<\u05d7\u05ea\u05d5\u05dc>": 1})
+    assert (tokenized.positions, tokenized.word_positions["red"]) == (
+        {"<\u05d7\u05ea\u05d5\u05dc>": (2,)},
+        (3,),
+    )
+
+
+def test_bytes_that_are_no_text_are_refused_in_prompts_and_words(tiny_backbone: Backbone) -> None:
+    with pytest.raises(PromptError, match="no UTF-8"):
+        tokenize(tiny_backbone, "a <cat> \udcff", PLACEHOLDERS)
+    with pytest.raises(PromptError, match="no UTF-8"):
+        initial_rows(tiny_backbone, "\udcff", 1)
+
+
 def test_words_know_their_positions(tiny_backbone: Backbone) -> None:
     tokenized = tokenize(tiny_backbone, "A cat, <dog> and a zebra", PLACEHOLDERS)
     assert tokenized.word_positions["a"] == (1, 7)

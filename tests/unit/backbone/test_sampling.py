@@ -168,6 +168,38 @@ def test_every_step_is_reported(tiny_backbone: Backbone) -> None:
     assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+@pytest.fixture
+def room_for_one(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the memory suffice for one sample, with and without text, at a time; returns what was tried."""
+    original, sizes = tiny_backbone.predict, []
+
+    def predict(noisy_latents: Tensor, *args: Tensor) -> Tensor:
+        sizes.append(len(noisy_latents))
+        if len(noisy_latents) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return original(noisy_latents, *args)
+
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    return sizes
+
+
+def test_a_batch_short_of_memory_is_drawn_one_by_one_to_the_same_latents(
+    tiny_backbone: Backbone, request: pytest.FixtureRequest
+) -> None:
+    together = draw(tiny_backbone, SEEDS[:3])
+    sizes = request.getfixturevalue("room_for_one")
+    alone = draw(tiny_backbone, SEEDS[:3])
+    assert sizes == [6, *[2] * 12]
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("room_for_one")
+def test_progress_of_samples_drawn_one_by_one_runs_over_all_of_them(tiny_backbone: Backbone) -> None:
+    reported: list[tuple[int, int]] = []
+    draw(tiny_backbone, SEEDS[:2], on_step=lambda *step: reported.append(step))
+    assert reported == [(0, 4), (1, 4), (1, 4), (2, 4), (2, 4), (3, 4), (3, 4), (4, 4)]
+
+
 def test_an_exception_in_the_report_cancels_the_loop(tiny_backbone: Backbone) -> None:
     class CancelledError(Exception):
         pass

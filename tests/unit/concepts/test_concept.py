@@ -8,7 +8,9 @@ from conceptloom.concepts import Concept, validate_concept_name
 from conceptloom.errors import PromptError
 
 
-@pytest.mark.parametrize("name", ["cat", "v1", "my-cat_2", "7up", "köter", "猫", "кот", "हिन्दी", "a" * 32])
+@pytest.mark.parametrize(
+    "name", ["cat", "v1", "my-cat_2", "7up", "köter", "猫", "кот", "हिन्दी", "חתול", "a" * 32, "conch"]
+)
 def test_lower_case_words_of_any_script_are_names(name: str) -> None:
     assert validate_concept_name(name) == name
 
@@ -30,12 +32,31 @@ def test_lower_case_words_of_any_script_are_names(name: str) -> None:
         "c\u200bat",
         "\u0301a",
         "🐱",
+        "a" * 10_000,
+        "A" * 10_000,
+        "A\nb",
+        "A\x1b[31m",
+        "cat\u202e",  # turns the writing round
+        "\ufeffcat",
+        "\udcff",
+        "\uff1ccat\uff1e",  # full-width brackets
+        "con",
+        "nul",
+        "com1",
+        "LPT9",
+        "$(id)",
+        "cat;ls",
+        "c:cat",
+        "c\\at",
+        "cat.",
+        "cat ",
     ],
 )
 def test_anything_else_is_refused(name: str) -> None:
     with pytest.raises(PromptError) as caught:
         validate_concept_name(name)
     assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 250
 
 
 def test_capital_letters_are_refused_with_the_name_to_use() -> None:
@@ -63,6 +84,8 @@ def test_the_placeholder_token_is_the_name_in_angle_brackets() -> None:
         {"name": "cat", "num_vectors": 0},
         {"name": "cat", "num_vectors": 33},
         {"name": "cat", "num_vectors": True},
+        {"name": "cat", "num_vectors": 1.5},
+        {"name": "cat", "num_vectors": "1"},
     ],
 )
 def test_an_impossible_concept_cannot_be_made(options: dict) -> None:

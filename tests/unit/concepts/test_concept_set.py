@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet, WeightsDe
 from conceptloom.concepts.storage import previous_of
 from conceptloom.errors import ConceptSetError
 from conceptloom.seeding import noise, numpy_generator
+from hostile import MALFORMED
 
 DESCRIPTION, EMBEDDINGS, WEIGHTS = "concept_set.json", "learned_embeds.safetensors", "weights.safetensors"
 
@@ -96,7 +98,15 @@ def test_another_base_model_is_refused(tiny_backbone: Backbone, field: str) -> N
 
 def test_the_same_base_model_under_another_name_is_accepted(tiny_backbone: Backbone) -> None:
     base = replace(BaseModelRecord.of(tiny_backbone), name="moved")
-    ConceptSet((Concept("cat"),), {"cat": torch.zeros(1, 8)}, base).check_base(tiny_backbone)
+    rows = {"cat": torch.zeros(1, tiny_backbone.embedding_dim)}
+    ConceptSet((Concept("cat"),), rows, base).check_base(tiny_backbone)
+
+
+def test_rows_of_another_width_than_the_base_models_are_refused(tiny_backbone: Backbone) -> None:
+    """The recorded fingerprint agrees, which anybody can write into a file."""
+    learned = ConceptSet((Concept("cat"),), {"cat": torch.zeros(1, 8)}, BaseModelRecord.of(tiny_backbone))
+    with pytest.raises(ConceptSetError, match="8 numbers each, its base model's 32"):
+        learned.check_base(tiny_backbone)
 
 
 def test_adding_a_concept_leaves_the_other_rows_bitwise_alone(tmp_path: Path) -> None:
@@ -280,6 +290,14 @@ def test_a_crash_between_the_two_renames_loses_nothing(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["set"]
 
 
+def test_a_crash_after_the_two_renames_loses_no_file_of_somebody_else(folder: Path) -> None:
+    shutil.copytree(folder, previous_of(folder))
+    (previous_of(folder) / "notes.txt").write_text("mine")
+    example_set().save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in folder.parent.iterdir()] == ["set"]
+
+
 def test_values_that_json_cannot_hold_are_refused_and_leave_the_earlier_set(folder: Path) -> None:
     with pytest.raises(ConceptSetError, match="finite plain data"):
         replace(example_set(), provenance={"drift": float("nan")}).save(folder)
@@ -325,7 +343,25 @@ def test_keys_of_a_later_program_are_tolerated(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../escape", "/etc/passwd", "..", "a/b", "a\\b", "C:evil", "a\u0000b", "", "x" * 300]
+    "name",
+    [
+        "../../escape",
+        "/etc/passwd",
+        "..",
+        "a/b",
+        "a\\b",
+        "C:evil",
+        "a\u0000b",
+        "a\nb",
+        "",
+        "x" * 300,
+        "CON",
+        "nul.txt",
+        "a.",
+        "a ",
+        "a*b",
+        "a|b",
+    ],
 )
 @pytest.mark.parametrize("where", ["picture", "concept", "thumbnail", "name"])
 def test_names_that_lead_out_of_the_folder_are_refused(folder: Path, where: str, name: str) -> None:
@@ -365,20 +401,116 @@ def test_wrong_embeddings_are_refused(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("path", [EMBEDDINGS, WEIGHTS])
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00" * 7,
-        b"\xff" * 8,
-        (10**15).to_bytes(8, "little") + b"{}",
-        (2).to_bytes(8, "little") + b"[]",
-        b"PK\x03\x04",
-    ],
-)
-def test_malformed_safetensors_are_refused(folder: Path, path: str, content: bytes) -> None:
-    (folder / path).write_bytes(content)
+@pytest.mark.parametrize("wrong", MALFORMED)
+def test_malformed_safetensors_are_refused(folder: Path, path: str, wrong: str) -> None:
+    (folder / path).write_bytes(MALFORMED[wrong])
+    refused(folder, "cannot be read")
+
+
+FILES = [DESCRIPTION, EMBEDDINGS, WEIGHTS, "masks/my picture/cat.png", "thumbnails/cat.png"]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_link_out_of_the_set_is_not_followed(folder: Path, tmp_path: Path, path: str) -> None:
+    """The file it leads to would do: it is the set's own."""
+    outside = (folder / path).rename(tmp_path / "outside")
+    (folder / path).symlink_to(outside)
+    refused(folder, f"'{Path(path).name}' of the concept set is a link out of its folder")
+
+
+@pytest.mark.parametrize("path", ["masks", "masks/my picture", "thumbnails"])
+def test_a_linked_folder_out_of_the_set_is_not_followed(folder: Path, tmp_path: Path, path: str) -> None:
+    outside = (folder / path).rename(tmp_path / "outside")
+    (folder / path).symlink_to(outside)
+    refused(folder, "is a link out of its folder")
+
+
+def test_links_within_the_set_and_to_it_are_followed(folder: Path, tmp_path: Path) -> None:
+    mask = folder / "masks" / "Bild.2" / "cat.png"
+    mask.rename(folder / "moved.png")
+    mask.symlink_to("../../moved.png")
+    (tmp_path / "link").symlink_to(folder)
+    assert ConceptSet.load(tmp_path / "link").masks.keys() == example_set().masks.keys()
+
+
+@pytest.mark.parametrize("path", FILES[1:])
+def test_links_in_a_circle_are_refused(folder: Path, path: str) -> None:
+    (folder / path).unlink()
+    (folder / path).symlink_to(Path(path).name)
     refused(folder)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_pipe_is_refused_instead_of_waited_for(folder: Path, path: str) -> None:
+    (folder / path).unlink()
+    os.mkfifo(folder / path)
+    refused(folder)
+
+
+def test_saving_again_replaces_links_and_not_what_they_lead_to(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
+    (folder / EMBEDDINGS).unlink()
+    (folder / EMBEDDINGS).symlink_to(tmp_path / "outside")
+    shutil.rmtree(folder / "masks")
+    (folder / "masks").symlink_to(tmp_path / "photos")
+    example_set().save(folder)
+    assert ConceptSet.load(folder).concepts == example_set().concepts
+    assert (tmp_path / "outside").read_bytes() == b"mine"
+    assert (tmp_path / "photos" / "a.jpg").read_bytes() == b"mine"
+
+
+def test_links_among_the_extras_are_not_copied_into_the_set(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "previews" / "inner").mkdir(parents=True)
+    (tmp_path / "previews" / "inner" / "a.png").write_bytes(b"png")
+    (tmp_path / "previews" / "inner" / "b.png").symlink_to(tmp_path / "secret")
+    example_set().save(tmp_path / "set", {"previews": tmp_path / "previews"})
+    assert [path.name for path in (tmp_path / "set" / "previews").rglob("*.png")] == ["a.png"]
+
+
+def test_metrics_that_are_a_link_out_of_the_set_are_not_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("{}")
+    (folder / "metrics.jsonl").symlink_to(tmp_path / "outside")
+    loaded = ConceptSet.load(folder)
+    with pytest.raises(ConceptSetError, match="link out of its folder"):
+        _ = loaded.metrics
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/set", "a\x00b", "x" * 300])
+def test_a_path_that_cannot_be_is_refused_for_reading_and_writing(path: str) -> None:
+    refused(Path(path), "no usable path")
+    with pytest.raises(ConceptSetError, match="no usable path"):
+        example_set().save(path)
+
+
+@pytest.mark.parametrize("files", [[[]], [{}], [None, 3], "x", None, ["../../etc"]])
+def test_a_set_whose_list_of_files_is_nonsense_can_be_saved_over(folder: Path, files: object) -> None:
+    change(folder, files=files)
+    example_set().save(folder)
+    assert ConceptSet.load(folder).concepts == example_set().concepts
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": {"name": "a\nb" * 9999, "fingerprint": "c\nd" * 9999, "version": "e\nf" * 9999}},
+        {"concepts": [{"name": "cat", "kind": "a\nb" * 9999, "initializer": None, "num_vectors": 1}]},
+        {"concepts": [{"name": "A\nb" * 9999, "kind": "subject", "initializer": None, "num_vectors": 1}]},
+        {"format_version": "a\nb" * 9999},
+        {"masks": {"a\nb" * 9999: ["cat"]}},
+    ],
+    ids=["base", "kind", "name", "version", "picture"],
+)
+def test_long_texts_and_line_breaks_of_a_set_stay_out_of_the_one_line(
+    folder: Path, tiny_backbone: Backbone, changes: dict[str, Any]
+) -> None:
+    change(folder, **changes)
+    with pytest.raises(ConceptSetError) as caught:
+        ConceptSet.load(folder).check_base(tiny_backbone)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) <= 600
 
 
 @pytest.mark.parametrize("path", [EMBEDDINGS, WEIGHTS, "masks/my picture/cat.png", "thumbnails/cat.png"])
@@ -411,11 +543,31 @@ def test_a_mask_with_too_many_pixels_is_refused(folder: Path, monkeypatch: pytes
         {"kind": "lora", "rank": 2, "alpha": 10**400},
         {"kind": "lora", "rank": 2.5, "alpha": 1},
         {"kind": "lora", "rank": 2, "alpha": "1"},
+        {"kind": "lora", "rank": 10**9, "alpha": 1},
+        {"kind": "lora", "rank": 1, "alpha": 1},
     ],
 )
 def test_weights_of_an_unknown_kind_are_refused(folder: Path, weights: object) -> None:
     change(folder, weights=weights)
     refused(folder)
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {},
+        {"unet.a.weight": torch.zeros(2, 2)},
+        {"unet.a.lora_A.weight": torch.zeros(2)},
+        {"unet.a.lora_A.weight": torch.zeros(3, 2)},
+        {"unet.a.lora_B.weight": torch.zeros(2, 3)},
+    ],
+    ids=["none", "name", "axes", "rank of A", "rank of B"],
+)
+def test_factors_of_another_form_than_the_description_says_are_refused(
+    folder: Path, factors: dict[str, torch.Tensor]
+) -> None:
+    save_file(factors, folder / WEIGHTS)
+    refused(folder, "no factors of rank 2")
 
 
 def paths_of(value: Any, path: tuple = ()) -> Iterator[tuple]:

@@ -103,3 +103,9 @@ def test_tokens_that_do_not_fit_are_counted(tiny_backbone: Backbone, set_folder:
     fits, long = "a <cat>", "a <car>" + " a" * 40
     job = prepare_job(set_folder, [fits, long], base_model=tiny_backbone)
     assert job.dropped_tokens() == {long: 42 - (tiny_backbone.max_tokens - 2)}
+
+
+def test_a_request_that_is_refused_leaves_no_folder(set_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError):
+        prepare_job(set_folder, PROMPT, base_model="./no-such-model", out=tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []

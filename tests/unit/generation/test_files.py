@@ -133,8 +133,47 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(RunError, match="is no folder that can be written to"):
         save(tmp_path / "out")
+
+
+def test_a_link_to_a_folder_is_written_through_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    save(tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert len(list((tmp_path / "disk").iterdir())) == 3
+
+
+def test_a_link_to_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="is no folder that can be written to"):
+        save(tmp_path / "out")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", [SHEET, image_names([PROMPT], 0, 2)[1]])
+def test_a_planted_link_of_one_of_the_names_is_neither_followed_nor_replaced(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(RunError, match=f"holds '{name}' already"):
+        save(tmp_path / "out")
+    assert not (tmp_path / "victim").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\x00b"])
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="cannot be made"):
+        save(tmp_path / name)
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="is a file, not a folder"):
+        save(tmp_path / "file" / "out")
 
 
 def test_when_drawing_fails_the_images_before_are_whole_and_there_is_no_sheet(tmp_path: Path) -> None:

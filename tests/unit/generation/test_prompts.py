@@ -50,3 +50,19 @@ def test_a_long_prompt_is_shortened_in_the_message() -> None:
     with pytest.raises(PromptError) as caught:
         check_prompt("word " * 2000, KNOWN)
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a\nb", "\x1b[31m", "a <\n dog \n>", f"<{'x' * 9999}>", "a <cat> \udcff", "\udcff"]
+)
+def test_whatever_the_prompt_the_message_is_one_printable_line(prompt: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        check_prompt(prompt, KNOWN)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 600
+
+
+@pytest.mark.parametrize("name", ["c\u0430t", "ca\u200bt", "\u202ecat", "c\u00e0t", "cat\u0301"])
+def test_a_look_alike_of_a_concept_is_unknown(name: str) -> None:
+    with pytest.raises(PromptError, match="which is not in the concept set: it knows <cat>"):
+        check_prompt(f"a <{name}>", KNOWN)

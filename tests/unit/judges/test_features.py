@@ -187,6 +187,32 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         load_feature_judge("dinov2", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"attn_implementation": "somebody/kernel"},
+        {"vision_config": {"_attn_implementation": "somebody/kernel"}},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+)
+def test_a_configuration_that_asks_for_code_of_a_hub_or_a_quantiser_is_refused(
+    tmp_path: Path, wish: dict[str, object]
+) -> None:
+    save_dinov2(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, **wish}))
+    with pytest.raises(DataError, match="asks for code or number formats of its own"):
+        load_feature_judge("dinov2", tmp_path)
+
+
+def test_an_adapter_that_leads_to_another_model_is_refused(tmp_path: Path) -> None:
+    save_dinov2(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "../other"}')
+    with pytest.raises(DataError, match="leads to another model"):
+        load_feature_judge("dinov2", tmp_path)
+
+
 def test_weights_that_lack_a_tensor_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

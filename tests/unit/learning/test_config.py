@@ -1,5 +1,6 @@
 """Configuration, presets and their errors."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
     ("overrides", "message"),
     [
         ({"tokn_lr": 1}, "'tokn_lr': Extra inputs are not permitted"),
-        ({"crf": {"scale": -1}}, "'crf.scale': Input should be greater than 0 (got -1)"),
+        ({"crf": {"scale": -1}}, "'crf.scale': Input should be greater than or equal to 0.01 (got -1)"),
         ({"em_steps": -5}, "'em_steps'"),
         ({"em_steps": 10**9}, "'em_steps'"),
         ({"token_lr": float("nan")}, "'token_lr'"),
@@ -84,6 +85,28 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
         ({"train": ["lora"]}, "'train'"),
         ({"e_step_timesteps": "some"}, "'e_step_timesteps'"),
         ({"e_step_timesteps": 0}, "'e_step_timesteps'"),
+        ({"em_steps": True}, "'em_steps': Input should not be true or false (got True)"),
+        ({"token_lr": True}, "'token_lr': Input should not be true or false (got True)"),
+        ({"crf": {"iterations": True}}, "'crf.iterations': Input should not be true or false (got True)"),
+        ({"mask_update_every": False}, "'mask_update_every'"),
+        ({"em_steps": 5.5}, "'em_steps'"),
+        ({"em_steps": "many"}, "'em_steps'"),
+        ({"em_steps": 16**5000}, "'em_steps': Input should be less than or equal to 1000000"),
+        ({"token_lr": float("inf")}, "'token_lr'"),
+        ({"token_lr": "nan"}, "'token_lr'"),
+        ({"token_lr": -1e-3}, "'token_lr'"),
+        ({"timestep_range": [0, float("nan")]}, "'timestep_range'"),
+        ({"timestep_range": [0, 1, 2]}, "'timestep_range'"),
+        ({"validation_prompt": 5}, "'validation_prompt'"),
+        ({"crf": None}, "'crf'"),
+        ({"crf": [1]}, "'crf'"),
+        ({"crf": {1: 2}}, "'crf.1'"),
+        ({"crf": {"colour": 2}}, "'crf.colour': Extra inputs are not permitted (got 2)"),
+        ({"crf": {"bilateral_srgb": 1e-300}}, "'crf.bilateral_srgb'"),
+        ({"crf": {"scale": 1e300}}, "'crf.scale'"),
+        ({"a\nb": 1}, "'a b': Extra inputs"),
+        ({"method": "a\nb"}, "'method'"),
+        ({"method": ["paper"]}, "'method'"),
         ({"method": "gt", "mask_update_every": 20}, "never updates its masks"),
         ({"e_step_source": "running_average"}, "set e_step_timesteps to 'own'"),
     ],
@@ -139,13 +162,86 @@ def test_a_file_that_is_no_table_of_settings_is_refused(name: str, text: str, tm
         read_config_file(tmp_path / name)
 
 
-def test_a_yaml_bomb_is_named_without_being_unfolded(tmp_path: Path) -> None:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match="'a0'") as raised:
-        resolve_config("sd", read_config_file(tmp_path / "bomb.yaml"))
+def bomb(line: str) -> str:
+    """Eleven lines in each of which the one before stands ten times."""
+    return "\n".join(
+        ["a0: &a0 {x: [1]}"] + [line.format(n=n, ten=", ".join([f"*a{n - 1}"] * 10)) for n in range(1, 12)]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [bomb("a{n}: &a{n} [{ten}]"), bomb("a{n}: &a{n} {{<<: [{ten}]}}"), "a: &x [*x]", "a: &x {b: *x}"],
+    ids=["lists", "merges", "circle", "circle of tables"],
+)
+def test_yaml_that_unfolds_is_refused_before_it_does(text: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="refers to anchors") as raised:
+        read_config_file(tmp_path / "bomb.yaml")
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/new:os.system ['true']",
+        "a: !!python/name:os.system",
+        "a: !evil x",
+        "a: !!bool x",
+        "a: !!timestamp x",
+        "a: !!binary x",
+        "a: 2001-99-99",
+        "a: [1",
+        "? [1, 2]\n: 3",
+        "a: \x00",
+        "[" * 60_000,
+        "- " * 30_000,
+        "? " * 30_000,
+    ],
+)
+def test_yaml_that_is_no_plain_data_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml is no valid yaml") as raised:
+        read_config_file(tmp_path / "c.yaml")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.json", "[" * 60_000),
+        ("c.toml", "a = " + "[" * 60_000),
+        ("c.json", '{"a": ' + "9" * 5000 + "}"),
+        ("c.toml", "a = 1\na = 2"),
+    ],
+    ids=["deep json", "deep toml", "long number", "key twice"],
+)
+def test_json_and_toml_that_cannot_be_read_are_refused_in_one_line(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="is no valid") as raised:
+        read_config_file(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_too_large_for_settings_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "c.json").open("wb") as stream:
+        stream.truncate(10**12)
+    with pytest.raises(ConfigError, match="more than 64 KiB"):
+        read_config_file(tmp_path / "c.json")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.json")
+    with pytest.raises(ConfigError, match="is no file"):
+        read_config_file(tmp_path / "c.json")
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_bytes("{}".encode("utf-16"))
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        read_config_file(tmp_path / "c.json")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
