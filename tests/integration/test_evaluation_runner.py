@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import active_children
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,7 @@ def test_every_error_for_users_comes_back_from_a_worker_as_it_was(kind: type[Con
 CALLER = """
 import sys
 from pathlib import Path
+from threading import Thread
 from test_evaluation_runner import BENCHMARK, ENDLESS, BaseModel, run_tasks
 if __name__ == "__main__":
     list(run_tasks([ENDLESS], BENCHMARK, BaseModel(sys.argv[1], "cpu", "float32"), Path(sys.argv[2]), 1))
@@ -231,3 +233,27 @@ def test_a_worker_ends_with_a_caller_that_is_killed(tiny_folder: Path, tmp_path:
     assert children
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
     assert not has_unit(ENDLESS.key, units)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_worker_that_the_system_killed_is_told_in_one_line_and_finished_units_stay(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def drive() -> None:
+        with pytest.raises(RunError) as raised:
+            list(run_tasks([WORDS, ENDLESS], BENCHMARK, base, tmp_path, 1))
+        told.append(str(raised.value))
+
+    driver = Thread(target=drive)
+    driver.start()
+    wait_until(lambda: has_unit(WORDS.key, tmp_path) and bool(active_children()))
+    for child in active_children():
+        child.kill()
+    driver.join(120)
+    assert told == [
+        "a worker of the evaluation was killed after 1 of 2 units, as when memory runs out:"
+        " run the same command again to go on, with fewer workers"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [WORDS.key.folder_name]

@@ -139,16 +139,17 @@ def test_the_page_is_self_contained_and_shows_every_picture_from_start_to_end(
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], bool]], None]]:
-    """Press Ctrl-C once, at the first event of a run at which a condition holds."""
+    """Send signals, at the first event of a run at which a condition holds: Ctrl-C once unless told otherwise."""
     with monkeypatch.context() as patch:
 
-        def arm(condition: Callable[[], bool]) -> None:
+        def arm(condition: Callable[[], bool], *signals: signal.Signals) -> None:
             original = verb.duration
 
             def duration(seconds: float) -> str:
                 if condition():
                     patch.setattr(verb, "duration", original)
-                    os.kill(os.getpid(), signal.SIGINT)
+                    for number in signals or (signal.SIGINT,):
+                        os.kill(os.getpid(), number)
                 return original(seconds)
 
             patch.setattr(verb, "duration", duration)
@@ -190,6 +191,44 @@ def test_an_interrupted_command_goes_on_to_the_same_set_and_records(
         for out in ("whole", "set")
     ]
     assert previews[0] == previews[1]
+
+
+def test_sigterm_stops_a_run_as_ctrl_c_does_with_its_own_exit_code(
+    invoke: Callable[..., Result], interrupt: Callable[..., None]
+) -> None:
+    interrupt(reached("em", 2), signal.SIGTERM)
+    stopped = invoke(*TWO, "--out", "set")
+    assert stopped.exit_code == 143
+    assert "stopped after em step 2" in stopped.output
+    assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
+
+
+def test_ctrl_c_twice_amid_a_step_stops_at_once_and_the_run_goes_on_from_its_last_checkpoint(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke(*TWO, "--out", "whole").exit_code == 0
+    original = Backbone.predict
+
+    def predict(*args: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and reached("em", 2)():
+            patch.undo()
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "predict", predict)
+        stopped = invoke(*TWO, "--out", "set")
+    assert stopped.exit_code == 130
+    assert "stopped after" not in stopped.output
+    assert sorted(path.name for path in Path("set.learning/checkpoints").iterdir()) == [
+        "00000000",
+        "00000002",
+    ]
+    assert not Path(".set.lock").exists()
+    assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
+    assert torch.equal(ConceptSet.load("whole").rows(), ConceptSet.load("set").rows())
+    assert metrics_of("whole") == metrics_of("set")
 
 
 def test_an_unfinished_run_is_not_begun_again(
@@ -517,31 +556,19 @@ def test_the_estimate_covers_every_stage_and_draws_nothing_of_the_run(tiny_backb
     assert 0 < halfway < 100
 
 
-def test_the_estimate_of_memory_counts_trained_weights_and_the_prior_images(
+def test_the_estimate_of_memory_counts_trained_weights(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks = iter((1000, 1100, 1300) * 2)
-    monkeypatch.setattr(sys.modules["conceptloom.learning.estimate"], "_peak_bytes", lambda _: next(peaks))
-    config = {**SHORT, "train": "full"}
-    with_prior, without = (
-        estimate(
-            prepare_job(
-                ["yard.png"],
-                {"cat": "cat"},
-                Path("set"),
-                base_model=tiny_backbone,
-                overrides={**config, "prior_weight": weight},
-            ).request,
-            tiny_backbone,
-        ).peak_bytes
-        for weight in (1.0, 0.0)
+    monkeypatch.setattr(sys.modules["conceptloom.learning.estimate"], "_peak_bytes", lambda _: 1300)
+    overrides = {**SHORT, "train": "full"}
+    job = prepare_job(
+        ["yard.png"], {"cat": "cat"}, Path("set"), base_model=tiny_backbone, overrides=overrides
     )
     numbers = sum(
         tensor.numel()
         for tensor in weights_state(tiny_backbone, weight_names(tiny_backbone, "full")).values()
     )
-    assert without == 1300 + 16 * numbers
-    assert with_prior == without + 100
+    assert estimate(job.request, tiny_backbone).peak_bytes == 1300 + 16 * numbers
 
 
 def test_a_run_that_trains_weights_says_what_disk_its_checkpoints_and_set_take(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.concepts import Concept, ConceptSet
 from conceptloom.errors import ConfigError, DeviceError, RunError
 from conceptloom.learning import (
+    CheckpointSaved,
     Finished,
     LearningPicture,
     LearnRequest,
     MasksUpdated,
+    Noticed,
     Progress,
     Resumed,
     StepDone,
@@ -30,6 +31,7 @@ from conceptloom.learning import (
     trainer,
 )
 from conceptloom.learning.batches import Batch, Material
+from conceptloom.learning.checkpoint import newest_checkpoint
 from conceptloom.pictures import Picture
 
 SHORT: dict[str, Any] = {
@@ -339,22 +341,119 @@ def test_a_set_with_lora_is_not_learned_further_as_full_weights(
         list(run(request_for(first, train="full"), tiny_backbone, tmp_path / "second"))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_no_bad_checkpoint(
-    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def spoil(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
+    """Let the U-Net's passes of those numbers give NaN."""
     calls = itertools.count()
-    original = tiny_backbone.predict
+    original = backbone.predict
 
     def predict(*args: Any) -> Tensor:
         prediction = original(*args)
-        # two mask passes, two EM steps, one E-step of two passes
-        return prediction * float("nan") if next(calls) == 6 else prediction
+        return prediction * float("nan") if bad(next(calls)) else prediction
 
+    monkeypatch.setattr(backbone, "predict", predict)
+
+
+def test_a_step_that_is_not_finite_moves_nothing_is_told_and_counted(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # two mask passes, two EM steps, one E-step of two passes
+    spoil(tiny_backbone, monkeypatch, lambda call: call == 6)
+    rows: dict[tuple[str, int], Tensor] = {}
+    events = []
+    for event in run(request_for(checkpoint_every=1), tiny_backbone, tmp_path / "run"):
+        events.append(event)
+        if isinstance(event, CheckpointSaved):
+            state = newest_checkpoint(tmp_path / "run" / "checkpoints").checkpoint
+            assert state is not None
+            rows[event.stage, event.step] = state.tensors["rows"]
+    assert torch.equal(rows["em", 3], rows["em", 2])
+    assert not torch.equal(rows["em", 4], rows["em", 3])
+    (notice,) = [event for event in events if isinstance(event, Noticed)]
+    assert notice.text == "loss or gradient is not finite at EM step 3: nothing moved, going on"
+    (skipped,) = [event for event in events if isinstance(event, StepDone) and event.step == 3]
+    assert "loss" not in skipped.losses
+    assert finish(iter(events)).provenance["skipped_steps"] == 1
+
+
+def test_four_steps_in_a_row_that_are_not_finite_stop_with_the_step_and_no_bad_checkpoint(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(tiny_backbone, monkeypatch, lambda call: call >= 2)
+    request = request_for(checkpoint_every=1, mask_update_every=None, method="fixed", em_steps=6)
+    with pytest.raises(RunError, match="no longer finite at EM step 4, after 3 such steps"):
+        list(run(request, tiny_backbone, tmp_path / "run"))
+    newest = newest_checkpoint(tmp_path / "run" / "checkpoints").checkpoint
+    assert newest is not None
+    assert newest.state["done"]["em"] == 3
+    assert newest.tensors["rows"].isfinite().all()
+
+
+def test_a_row_that_explodes_is_held_at_ten_times_the_longest_of_the_vocabulary(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    events = list(run(request_for(token_lr=1.0), tiny_backbone, tmp_path / "run"))
+    longest = 10 * float(tiny_backbone.vocabulary_embeddings.norm(dim=1).max())
+    learned = finish(iter(events))
+    assert float(learned.rows().norm(dim=1).max()) == pytest.approx(longest)
+    texts = [event.text for event in events if isinstance(event, Noticed)]
+    assert [text for text in texts if text.startswith("the embedding of <cat> has grown to 10 times")]
+    assert len(texts) == len(set(texts))
+    assert learned.provenance["limited_rows"]["cat"] >= 1
+
+
+def test_concepts_that_learned_the_same_meaning_are_told() -> None:
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0], [-1.0, 1.0]])
+    assert trainer.same_meanings(rows, ["ann", "bea", "cat", "cat"]) == [("ann", "bea")]
+
+
+class ShortOfMemory:
+    """A U-Net that has room for one picture with gradients."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.original, self.failures = backbone.predict, 0
+
+    def __call__(self, noisy_latents: Tensor, *args: Any) -> Tensor:
+        if torch.is_grad_enabled() and len(noisy_latents) > 1:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self.original(noisy_latents, *args)
+
+
+@pytest.mark.parametrize("train", ["tokens", "lora"])
+def test_a_run_short_of_memory_goes_on_picture_by_picture_to_the_same_set_up_to_rounding(
+    train: str, tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(train=train)
+    plenty = finish(run(request, tiny_backbone, tmp_path / "plenty"))
+    predict = ShortOfMemory(tiny_backbone)
     monkeypatch.setattr(tiny_backbone, "predict", predict)
-    with pytest.raises(RunError, match="no longer finite at EM step 3 "):
-        list(run(request_for(checkpoint_every=1), tiny_backbone, tmp_path / "run"))
-    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
-    assert json.loads((newest / "state.json").read_text())["state"]["done"]["em"] == 2
+    events = list(run(request, tiny_backbone, tmp_path / "short"))
+    learned = finish(iter(events))
+    assert predict.failures == 1
+    assert [event.text[:13] for event in events if isinstance(event, Noticed)] == ["out of memory"]
+    assert learned.provenance["out_of_memory"] is True
+    for name, rows in plenty.embeddings.items():
+        torch.testing.assert_close(learned.embeddings[name], rows, rtol=0, atol=2e-4)
+    if plenty.weights is not None:
+        assert learned.weights is not None
+        for name, tensor in plenty.weights.tensors.items():
+            torch.testing.assert_close(learned.weights.tensors[name], tensor, rtol=0, atol=2e-4)
+    assert not any(
+        getattr(module, "gradient_checkpointing", False) for module in tiny_backbone.unet.modules()
+    )
+
+
+def test_a_run_short_of_memory_is_resumed_picture_by_picture_to_the_same_bits(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = ShortOfMemory(tiny_backbone)
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    whole = finish(run(request_for(), tiny_backbone, tmp_path / "whole"))
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "stopped"), "em", 2)
+    failures = predict.failures
+    resumed = finish(run(request_for(), tiny_backbone, tmp_path / "stopped", resume=True))
+    assert predict.failures == failures
+    assert_same_set(resumed, whole)
 
 
 @pytest.mark.parametrize(

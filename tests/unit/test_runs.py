@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_refused_write_names_the_file_and_not_its_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space") as refused:
+        write_bytes_atomic(tmp_path / "file", b"new")
+    assert (refused.value.errno, refused.value.filename) == (28, str(tmp_path / "file"))
+
+
 def test_a_written_file_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
     write_text_atomic(tmp_path / "ours", "")
     (tmp_path / "plain").touch()
@@ -78,6 +93,25 @@ def test_a_line_cut_short_by_a_crash_spoils_only_itself(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st')
     append_jsonl(tmp_path / "metrics.jsonl", {"step": 1})
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"st\n{"step": 1}\n'
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are of POSIX")
+def test_a_line_that_the_disk_cuts_short_is_taken_back(tmp_path: Path) -> None:
+    import resource
+    import signal
+
+    path = tmp_path / "metrics.jsonl"
+    append_jsonl(path, {"step": 0})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            append_jsonl(path, {"step": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
 
 
 def test_lines_cut_short_by_a_crash_are_not_read(tmp_path: Path) -> None:
@@ -119,6 +153,67 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [".set.lock"]
     with RunLock(tmp_path / "set"):
         assert json.loads((tmp_path / ".set.lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_refusal_says_when_the_owner_was_last_heard_of(tmp_path: Path) -> None:
+    with RunLock(tmp_path / "set") as lock:
+        os.utime(lock.path, (time.time() - 25, time.time() - 25))
+        with pytest.raises(RunError, match=r"last heard of 2[56] s ago"), RunLock(tmp_path / "set"):
+            pass
+
+
+def test_an_owner_gives_signs_of_life_until_it_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "BEAT_SEC", 0.01)
+    with RunLock(tmp_path / "set") as lock:
+        os.utime(lock.path, (0, 0))
+        deadline = time.monotonic() + 10
+        while lock.path.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+    assert lock._released.is_set()
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network file system that cannot lock."""
+
+    def cannot(descriptor: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs, "_try_lock", cannot)
+    monkeypatch.setattr(runs, "SETTLE_SEC", 0.01)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_where_nothing_can_be_locked_a_living_owner_is_still_respected(tmp_path: Path) -> None:
+    with (
+        RunLock(tmp_path / "set"),
+        pytest.raises(RunError, match="in use by process"),
+        RunLock(tmp_path / "set"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_where_nothing_can_be_locked_a_minute_of_silence_makes_a_lock_stale(tmp_path: Path) -> None:
+    with RunLock(tmp_path / "set") as dead:
+        for silent, is_refused in ((55, True), (65, False)):
+            os.utime(dead.path, (time.time() - silent, time.time() - silent))
+            with pytest.raises(RunError) if is_refused else nullcontext(), RunLock(tmp_path / "set"):
+                pass
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_of_two_that_take_over_a_stale_lock_the_later_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = RunLock(tmp_path / "set")
+    monkeypatch.setattr(time, "sleep", lambda _: lock.path.write_text("another's name"))
+    with pytest.raises(RunError, match="in use by another process"), lock:
+        pass
+    assert lock.path.read_text() == "another's name"
 
 
 def test_a_released_lock_leaves_no_file_and_can_be_taken_again(tmp_path: Path) -> None:

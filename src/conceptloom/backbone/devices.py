@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from conceptloom.errors import DeviceError
+
+T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,8 +62,26 @@ def telling_of_memory(device: torch.device, doing: str, advice: str) -> Iterator
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has a class of its own for CUDA only
-        told = str(error)
-        if isinstance(error, RuntimeError) and not ("out of memory" in told or "DefaultCPUAllocator" in told):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(f"'{device}' ran out of memory at {doing}: {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the device's memory did not suffice."""
+    if isinstance(error, RuntimeError):  # torch has a class of its own for CUDA only
+        return "out of memory" in str(error) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError)
+
+
+def with_less_memory(work: Callable[[], T], thrifty: Callable[[], T]) -> T:
+    """`work()`; where its memory does not suffice, what it holds is let go of and `thrifty()` is done instead, once."""
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out here, for the error holds on to everything that `work` had made.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return thrifty()

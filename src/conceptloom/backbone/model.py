@@ -190,6 +190,10 @@ class Backbone:
             ).sample
         return model_pred.float()
 
+    def recompute_activations(self, wanted: bool) -> None:
+        """Gradient checkpointing: keep few activations for the backward pass and compute the others again."""
+        (self.unet.enable_gradient_checkpointing if wanted else self.unet.disable_gradient_checkpointing)()
+
     def cross_attention_modules(self) -> tuple[tuple[AttentionLayer, Any], ...]:
         """Cross-attention layers with diffusers' `Attention` modules that compute them, for `attention.py`."""
         return self._cross_attention

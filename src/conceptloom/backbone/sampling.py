@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from conceptloom.backbone.devices import with_less_memory
 from conceptloom.backbone.model import Backbone
 from conceptloom.backbone.schedule import clean_and_noise, ddim_step
 from conceptloom.seeding import noise
@@ -32,7 +33,7 @@ def sample(
     """Latents (B, c, h, w) float32 of a batch of prompts.
 
     Each sample's starting noise, and its noise at every step where eta > 0, comes from its own key, so an image does
-    not depend on the batch it is drawn in.
+    not depend on the batch it is drawn in. Where the memory does not suffice for all, they are drawn one by one.
 
     Args:
         backbone: the base model.
@@ -47,6 +48,40 @@ def sample(
         on_step: called after each step with (steps done, steps in all); an exception it raises stops the loop and
             leaves nothing behind.
     """
+
+    def drawn(at_once: int) -> Tensor:
+        latents = []
+        for first in range(0, len(seeds), at_once):
+            rows = slice(first, first + at_once)
+            latents.append(
+                _sample(
+                    backbone,
+                    encoder_hidden_states[rows],
+                    negative,
+                    seeds[rows],
+                    guidance_scale,
+                    num_inference_steps,
+                    eta,
+                    guidance_rescale,
+                    _overall(on_step, first, at_once, len(seeds)),
+                )
+            )
+        return torch.cat(latents)
+
+    return with_less_memory(lambda: drawn(len(seeds)), lambda: drawn(1))
+
+
+def _sample(
+    backbone: Backbone,
+    encoder_hidden_states: Tensor,
+    negative: Tensor,
+    seeds: Sequence[SampleKey],
+    guidance_scale: float,
+    num_inference_steps: int,
+    eta: float,
+    guidance_rescale: float,
+    on_step: Callable[[int, int], None] | None,
+) -> Tensor:
     schedule = backbone.noise_scheduler
     latents = _noise(backbone, seeds, "start")
     timesteps = schedule.inference_timesteps(num_inference_steps)
@@ -65,6 +100,15 @@ def sample(
         if on_step is not None:
             on_step(index + 1, len(timesteps))
     return latents
+
+
+def _overall(
+    on_step: Callable[[int, int], None] | None, before: int, now: int, samples: int
+) -> Callable[[int, int], None] | None:
+    """Progress of `now` samples after `before` others as progress over all of them."""
+    if on_step is None or now == samples:
+        return on_step
+    return lambda step, steps: on_step((before * steps + now * step) // samples, steps)
 
 
 def _guided_prediction(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
@@ -151,6 +152,7 @@ def carry_out(job: LearnJob, advice: str) -> None:
 
 def _announce(job: LearnJob, expected: Estimate) -> None:
     request = job.request
+    tell_notes(entry.picture for entry in request.pictures)
     if request.start is not None:
         known = {concept.name for concept in request.start.concepts}
         further = [concept.placeholder_token for concept in request.concepts if concept.name in known]
@@ -182,6 +184,7 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
     from conceptloom.learning import (
         DriftMeasured,
         MasksUpdated,
+        Noticed,
         Resumed,
         StepDone,
         run_folder,
@@ -221,6 +224,8 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
                     names = ", ".join(event.collapsed)
                     bar.console.print(f"masks collapsed in {where}: {names}", highlight=False)
                 collapsed[event.picture] = event.collapsed
+            elif isinstance(event, Noticed):
+                bar.console.print(event.text, highlight=False)
             elif isinstance(event, Resumed):
                 skipped_seconds = expected.total_seconds - expected.remaining_seconds(event, 0.0)
                 for reason in event.skipped:

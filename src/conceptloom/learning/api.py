@@ -24,6 +24,7 @@ from conceptloom.learning.checkpoint import (
 )
 from conceptloom.learning.config import Method
 from conceptloom.learning.presets import resolve_config
+from conceptloom.learning.prior import image_counts, require_cache
 from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.reading import Box, read_pictures
 from conceptloom.learning.recorder import Recorder, run_folder
@@ -171,8 +172,10 @@ def prepare_job(
     )
     # What is wrong with any family's numbers is wrong with these, and told before the model is loaded.
     made = [parent for parent in run_folder(out).absolute().parents if not parent.exists()]
-    _begin(request_with(resolve_config("builtin", overrides)), out, resume)
+    has_begun = False
     try:
+        _begin(request_with(resolve_config("builtin", overrides)), out, resume)
+        has_begun = not resume
         backbone = (
             base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
         )
@@ -180,13 +183,16 @@ def prepare_job(
             start.check_base(backbone)
         config = resolve_config(family_of(backbone.version), overrides)
         _require_space(run_folder(out), disk_bytes(backbone, config))
-        return LearnJob(request_with(config, backgrounds=backbone.backgrounds), backbone, out, resume)
-    except ConceptloomError:
-        if not resume:
+        request = request_with(config, backgrounds=backbone.backgrounds)
+        words = [concept.initializer for concept in request.concepts]
+        require_cache(backbone, image_counts(words, config), config)
+        return LearnJob(request, backbone, out, resume)
+    except (ConceptloomError, OSError):
+        if has_begun:
             forget_start(run_folder(out) / CHECKPOINTS)
-            for folder in (run_folder(out), *made):
-                with suppress(OSError):  # it holds something else
-                    folder.rmdir()
+        for folder in made:
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
         raise
 
 
@@ -227,15 +233,15 @@ def _begin(request: LearnRequest, out: Path, resume: bool) -> None:
 
 def _has_written_its_set(checkpoint: Checkpoint, request: LearnRequest) -> bool:
     """Whether the set that is there is what the checkpoint's run made, and not what it began from."""
-    began_from, config = checkpoint.description["start"], checkpoint.description["config"]
+    began_from, config = checkpoint.description.get("start"), checkpoint.description.get("config")
     if request.start is None or began_from == request.description()["start"]:
         return False
     return bool(config == request.start.config)
 
 
 def _require_space(folder: Path, needed: int) -> None:
-    """Raise `RunError` when the disk lacks room for `needed` bytes in `folder`; what it holds already counts."""
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Raise `RunError` when the disk lacks room for `needed` bytes in `folder`; checkpoints there already count."""
+    held = sum(path.stat().st_size for path in (folder / CHECKPOINTS).rglob("*") if path.is_file())
     disk = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(disk).free + held
     if free < needed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,27 @@ class Batch:
     attention_masks: Tensor | None
     """(B, K, n*n) share of each cell covered."""
 
+    def in_parts(self, size: int) -> Iterator[tuple[Batch, float]]:
+        """The batch in parts of at most `size` elements, each with its share of the whole."""
+        count = len(self.timesteps)
+        for first in range(0, count, size):
+            rows = slice(first, first + size)
+            prompts = replace(
+                self.prompts,
+                of_element=self.prompts.of_element[rows],
+                selector=self.prompts.selector[rows],
+            )
+            part = Batch(
+                noisy_latents=self.noisy_latents[rows],
+                timesteps=self.timesteps[rows],
+                target=self.target[rows],
+                prompts=prompts,
+                present=self.present[rows],
+                union=None if self.union is None else self.union[rows],
+                attention_masks=None if self.attention_masks is None else self.attention_masks[rows],
+            )
+            yield part, len(part.timesteps) / count
+
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -68,6 +89,8 @@ class Material:
     loss_layers: frozenset[str]
     map_layers: frozenset[str]
     validation_prompt: str
+    is_thrifty: bool = False
+    """Whether one picture at a time goes through the U-Net, because the memory did not suffice for a batch."""
     _tokenized: dict[str, TokenizedPrompt] = field(default_factory=dict)
 
     @property
@@ -79,6 +102,11 @@ class Material:
     def loss_side(self) -> int:
         """Side of the maps Eq. 4 acts on."""
         return attention_loss_side(self.backbone.cross_attention_layers)
+
+    @property
+    def passes_at_once(self) -> int:
+        """How many latents go through the U-Net together where no gradient is kept."""
+        return 1 if self.is_thrifty else passes_at_once(self.backbone)
 
     def tokenized(self, prompt: str) -> TokenizedPrompt:
         """`prompt` as token ids, remembered."""
@@ -138,7 +166,7 @@ class Material:
 
 
 def passes_at_once(backbone: Backbone) -> int:
-    """How many latents go through the U-Net together where no gradient is kept."""
+    """How many latents go through the U-Net together where no gradient is kept and memory is not short."""
     _, h, w = backbone.latent_shape
     return max(1, CELLS_PER_PASS // (h * w))
 

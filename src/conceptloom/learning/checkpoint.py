@@ -1,4 +1,8 @@
-"""Checkpoints: safetensors and JSON under a manifest of sizes and hashes; the newest complete one wins."""
+"""Checkpoints: safetensors and JSON under a manifest of sizes and hashes; the newest complete one wins.
+
+One that is damaged is passed over and told of, and removed by the next one that the run writes. A run that begins
+anew moves all there are to `checkpoints.damaged`, where they stay until it is done.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
+from conceptloom.backbone.tensors import read_tensors, require_finite
+from conceptloom.concepts.storage import write_tensors
 from conceptloom.errors import RunError
 from conceptloom.runs import write_json_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEPT = 2
 """Complete checkpoints kept: the newest, and one to fall back to when it is damaged."""
 
@@ -55,13 +60,45 @@ class Found:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoint` under `folder`; a crash at any moment leaves the earlier ones intact."""
+    """Write `checkpoint` under `folder`; a crash at any moment leaves the earlier ones intact.
+
+    Newer ones under `folder`, which were passed over because they are damaged, are removed as the oldest are.
+
+    Raises:
+        RunError: the disk refuses, or a number is not finite; nothing of it is left, and the earlier ones stay.
+    """
+    for name, tensor in checkpoint.tensors.items():
+        try:
+            require_finite(name, tensor)
+        except ValueError as error:
+            raise RunError(
+                f"the state after {checkpoint.position} steps is not kept, for {error}: go on from an earlier one"
+                " at a lower rate"
+            ) from error
     final = folder / f"{checkpoint.position:08d}"
     partial = folder / f".{final.name}.{os.getpid()}"
-    _remove_partial(folder)
+    try:
+        _write(checkpoint, partial, final)
+        names = _complete_names(folder)
+        kept = [name for name in names if name <= final.name][:KEPT]
+        for name in set(names) - set(kept):
+            shutil.rmtree(folder / name)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        _remove_empty(folder)
+        size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+        advice = "repeat the command" if checkpoint.is_start else "add --resume"
+        raise RunError(
+            f"the checkpoint {final} of {size / 1e6:.1f} MB can't be written ({error.strerror}): mend that and {advice}"
+        ) from error
+    return final
+
+
+def _write(checkpoint: Checkpoint, partial: Path, final: Path) -> None:
+    """Write all files in the folder `partial`, then rename it to `final`."""
+    _remove_partial(partial.parent)
     partial.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-    safetensors.torch.save_file(tensors, partial / _TENSORS)
+    write_tensors(partial / _TENSORS, checkpoint.tensors)
     _sync(partial / _TENSORS)
     state = {
         "format_version": FORMAT_VERSION,
@@ -75,22 +112,25 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(final)
     _sync(partial)
     partial.rename(final)
-    _sync(folder)
-    for old in _complete_names(folder)[KEPT:]:
-        shutil.rmtree(folder / old)
-    return final
+    _sync(final.parent)
 
 
 def save_start(folder: Path, description: Mapping[str, Any]) -> Path:
-    """Write checkpoint 0: what a run was asked to learn, before the base model is loaded and anything is done."""
+    """Write checkpoint 0: what a run was asked to learn, before the base model is loaded and anything is done.
+
+    Others in `folder`, of which none could be gone on from, are moved out of its way, see above.
+    """
+    if any(int(name) > 0 for name in _complete_names(folder)):
+        damaged = folder.with_name(f"{folder.name}.damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        folder.rename(damaged)
     return save_checkpoint(folder, Checkpoint(0, {}, {}, description))
 
 
 def forget_start(folder: Path) -> None:
-    """Remove checkpoint 0, and `folder` where it held nothing else: the run could not begin."""
+    """Remove checkpoint 0, and `folder` and the run's folder where they held nothing else: it could not begin."""
     shutil.rmtree(folder / f"{0:08d}", ignore_errors=True)
-    with contextlib.suppress(OSError):  # it holds something else
-        folder.rmdir()
+    _remove_empty(folder)
 
 
 def newest_checkpoint(folder: Path) -> Found:
@@ -99,7 +139,7 @@ def newest_checkpoint(folder: Path) -> Found:
     for name in _complete_names(folder):
         try:
             return Found(_load(folder / name), tuple(skipped))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             skipped.append(f"checkpoint {name} is damaged ({error}), passed over")
     return Found(None, tuple(skipped))
 
@@ -129,9 +169,13 @@ def _load(folder: Path) -> Checkpoint:
     if stored["format_version"] != FORMAT_VERSION:
         raise RunError(
             f"checkpoint {folder.name} has format {stored['format_version']}, this version reads {FORMAT_VERSION}:"
-            " resume with the version that wrote it, or start again"
+            " resume with the version that wrote it, or delete the folder to start again"
         )
-    tensors = safetensors.torch.load_file(folder / _TENSORS)
+    if stored["position"] != int(folder.name):
+        raise ValueError(f"it is of step {stored['position']}")
+    if not isinstance(stored["state"], dict) or not isinstance(stored["description"], dict):
+        raise ValueError(f"{_STATE} holds no state and description")
+    tensors = read_tensors(folder / _TENSORS)
     return Checkpoint(stored["position"], tensors, stored["state"], stored["description"])
 
 
@@ -140,7 +184,7 @@ def _complete_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(
-        (entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit()), reverse=True
+        (entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()), reverse=True
     )
 
 
@@ -149,6 +193,12 @@ def _remove_partial(folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.is_dir() and entry.name.startswith("."):
                 shutil.rmtree(entry)
+
+
+def _remove_empty(folder: Path) -> None:
+    for each in (folder, folder.parent):
+        with contextlib.suppress(OSError):  # it holds something else
+            each.rmdir()
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptloom.backbone import encode_prompts, record_affinity, record_attention
-from conceptloom.learning.batches import Material, moments_of, passes_at_once
+from conceptloom.learning.batches import Material, moments_of
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
 from conceptloom.learning.example import LearningExample
@@ -221,7 +221,7 @@ def _mean_maps(
     total = torch.zeros(len(tokens), h, w, device=backbone.device)
     looked: list[Tensor] = []
     times = torch.tensor(timesteps, device=backbone.device)
-    for chunk in torch.arange(count, device=backbone.device).split(passes_at_once(backbone)):
+    for chunk in torch.arange(count, device=backbone.device).split(material.passes_at_once):
         latents = plain.sample(drawn[0, chunk])
         noisy_latents = backbone.add_noise(latents, drawn[1, chunk], times[chunk])
         selector = prompts.selector[chunk]

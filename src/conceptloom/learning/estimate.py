@@ -95,13 +95,11 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
         draws = draw_batch(
             config.seed, "estimate", step, config.batch_size, sources, backbone.num_train_timesteps
         )
-        token_step(material, rows, descent, material.batch(draws, grids), config, "the timed step")
+        token_step(material, rows, descent, material.batch(draws, grids), config)
 
-    before = _peak_bytes(backbone)
     timed_step(0)  # the first one also pays for what libraries prepare once
     # Medians: one hiccup of a busy machine must not be taken for the pace of the whole run.
     per_step = median(_timed(partial(timed_step, 1 + step))[1] for step in range(TIMED_STEPS))
-    step_bytes = _peak_bytes(backbone) - before
 
     passes_timed = [_timed(lambda: initial_maps(material, rows, 0, config)) for _ in range(TIMED_STEPS)]
     maps = passes_timed[0][0]
@@ -135,8 +133,6 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
             config.joint_steps * per_joint + _previews(config.joint_steps, config) * SAMPLES * per_image
         )
     peak = _peak_bytes(backbone) + WEIGHT_BYTES * dense_numbers(backbone, config)
-    if config.trains_weights and config.prior_weight > 0:
-        peak += step_bytes  # the prior images' share of a step is held beside the pictures'
     return Estimate(seconds, peak, disk_bytes(backbone, config))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from torch.nn import Parameter
 
 from conceptloom.learning.batches import Batch, Material
 from conceptloom.learning.config import LearnConfig
-from conceptloom.learning.objective import Objective, concept_objective
-from conceptloom.learning.optimisation import Descent
+from conceptloom.learning.objective import Objective, in_parts
+from conceptloom.learning.optimisation import Descent, descend
 from conceptloom.learning.prior import PriorExample, prior_batch
 
 
@@ -23,25 +25,17 @@ def joint_step(
     step: int,
 ) -> Objective:
     """One update of tokens and weights by Eq. 3 + lambda Eq. 4 + `prior_weight` Eq. 1 on the prior images."""
-    objective = concept_objective(material, rows, batch, config)
-    objective = with_prior(material, objective, prior, config, "joint", step)
-    descent.descend(objective.loss, f"joint step {step + 1}")
-    return objective
+    concepts = in_parts(material, rows, batch, config)
+    return descend(descent, chain(concepts, preservation(material, prior, config, "joint", step)))
 
 
-def with_prior(
-    material: Material,
-    objective: Objective,
-    prior: Sequence[PriorExample],
-    config: LearnConfig,
-    stage: str,
-    step: int,
-) -> Objective:
-    """Add Eq. 1 on the base model's own images, so that the weights keep what they knew."""
+def preservation(
+    material: Material, prior: Sequence[PriorExample], config: LearnConfig, stage: str, step: int
+) -> Iterator[Objective]:
+    """`prior_weight` Eq. 1 on the base model's own images, so that the weights keep what they knew."""
     if not prior:
-        return objective
+        return
     batch = prior_batch(material.backbone, prior, config, stage, step)
-    preserved = concept_objective(material, None, batch, config)
-    loss = objective.loss + config.prior_weight * preserved.loss
-    parts = {**objective.parts, "loss": float(loss.detach()), "prior": preserved.parts["loss"]}
-    return Objective(loss, parts, objective.maps)
+    for objective in in_parts(material, None, batch, config):
+        weighed = objective.weighed(config.prior_weight)
+        yield replace(weighed, parts={**weighed.parts, "prior": objective.parts["loss"]})

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from conceptloom.learning.batches import Batch, Material
 from conceptloom.learning.config import LearnConfig
-from conceptloom.learning.joint import with_prior
-from conceptloom.learning.objective import Objective, concept_objective
-from conceptloom.learning.optimisation import Descent
+from conceptloom.learning.joint import preservation
+from conceptloom.learning.objective import Objective, in_parts
+from conceptloom.learning.optimisation import Descent, descend
 from conceptloom.learning.prior import PriorExample
 
 
@@ -21,17 +22,14 @@ def token_step(
     descent: Descent,
     batch: Batch,
     config: LearnConfig,
-    where: str,
     *,
     with_maps: bool = False,
 ) -> Objective:
     """One update of the placeholder rows by Eq. 3 + lambda Eq. 4 (Eq. 1 for a batch without masks).
 
-    Every model weight and every other embedding row stays bit for bit. `where` names the step in an error.
+    Every model weight and every other embedding row stays bit for bit.
     """
-    objective = concept_objective(material, rows, batch, config, with_maps=with_maps)
-    descent.descend(objective.loss, where)
-    return objective
+    return descend(descent, in_parts(material, rows, batch, config, with_maps=with_maps))
 
 
 def weight_step(
@@ -42,8 +40,7 @@ def weight_step(
     prior: Sequence[PriorExample],
     config: LearnConfig,
     step: int,
-) -> None:
+) -> Objective:
     """The paper's other sentence: with the newly updated tokens, update the weights on the same batch."""
-    objective = concept_objective(material, rows.detach(), batch, config)
-    objective = with_prior(material, objective, prior, config, "em", step)
-    descent.descend(objective.loss, f"EM step {step + 1} (weights)")
+    concepts = in_parts(material, rows.detach(), batch, config)
+    return descend(descent, chain(concepts, preservation(material, prior, config, "em", step)))

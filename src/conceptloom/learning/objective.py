@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,18 @@ class Objective:
     parts: Mapping[str, float]
     maps: Tensor | None = None
     """(B, K, h, w) detached, mean over heads and the chosen layers."""
+    gradient_norm: float = 0.0
+    """Before clipping, once it has been descended; NaN where the step was not finite and nothing moved."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its step was finite; where it was not, nothing has moved."""
+        return math.isfinite(self.gradient_norm)
+
+    def weighed(self, weight: float) -> Objective:
+        """Loss and parts times `weight`."""
+        parts = {name: weight * value for name, value in self.parts.items()}
+        return Objective(weight * self.loss, parts, self.maps)
 
 
 def encode(backbone: Backbone, prompts: Prompts, rows: Tensor | None) -> Tensor:
@@ -65,6 +78,17 @@ def concept_objective(
         "attention": float(attention.detach()),
     }
     return Objective(loss, parts, maps)
+
+
+def in_parts(
+    material: Material, rows: Tensor | None, batch: Batch, config: LearnConfig, *, with_maps: bool = False
+) -> Iterator[Objective]:
+    """`concept_objective` of the batch as summands, each with a graph of its own: one, or one a picture where memory is
+    short.
+    """
+    size = 1 if material.is_thrifty else len(batch.timesteps)
+    for part, share in batch.in_parts(size):
+        yield concept_objective(material, rows, part, config, with_maps=with_maps).weighed(share)
 
 
 def average_layers(maps: Mapping[str, Tensor], layers: frozenset[str], side: int) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from conceptloom.errors import RunError
+from conceptloom.backbone import telling_of_memory
+from conceptloom.learning.objective import Objective
 
 WEIGHT_DECAY = 0.01
 """Of the model's weights, AdamW's customary value; placeholder rows have none."""
@@ -38,28 +40,34 @@ class Descent:
         ]
         self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
 
-    def descend(self, loss: Tensor, where: str) -> None:
-        """One step down `loss`, a scalar with a graph.
+    def descend(self, losses: Iterable[Tensor]) -> float:
+        """One step down the sum of `losses`, scalars with a graph each, which is let go of before the next is made.
 
-        Raises `RunError` naming the step `where` (as "EM step 37") when loss or gradient is not finite; every
-        parameter is then as it was.
+        Returns:
+            The gradient's norm before clipping; NaN where it or a loss is not finite: then nothing has moved.
+
+        Raises:
+            DeviceError: no memory for the optimiser's own state. (Where it does not suffice for a loss, its error is
+                passed on and nothing has moved.)
         """
-        # Not backward(): gradients of what this optimiser does not move are neither computed nor left behind.
-        gradients = torch.autograd.grad(loss * self._loss_scale, self._parameters, allow_unused=True)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = (
-                gradient if gradient is None or self._loss_scale == 1.0 else gradient / self._loss_scale
-            )
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))
-        value = float(loss.detach())
-        if not (math.isfinite(norm) and math.isfinite(value)):
-            self._optimizer.zero_grad()
-            raise RunError(
-                f"the loss is no longer finite at {where} (loss {value:g}, gradient norm {norm:g}):"
-                " lower the rate or use --dtype float32, and start again"
-            )
-        self._optimizer.step()
         self._optimizer.zero_grad()
+        value = 0.0
+        for loss in losses:
+            # Gradients of what this optimiser does not move are neither computed nor left behind.
+            (loss * self._loss_scale).backward(inputs=self._parameters)
+            value += float(loss.detach())
+        if self._loss_scale != 1.0:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad /= self._loss_scale
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))
+        is_finite = math.isfinite(norm) and math.isfinite(value)
+        if is_finite:
+            device = self._parameters[0].device
+            with telling_of_memory(device, "the optimiser's step", "train lora, kv or tokens, not full"):
+                self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm if is_finite else math.nan
 
     def state(self) -> dict[str, Tensor]:
         """AdamW's moments and step counts by parameter index, as "0.exp_avg"; the next step changes them."""
@@ -76,3 +84,30 @@ class Descent:
             parameter = self._parameters[int(index)]
             device = "cpu" if name == "step" else parameter.device
             self._optimizer.state[parameter][name] = value.to(device, copy=True)
+
+
+def descend(descent: Descent, objectives: Iterable[Objective]) -> Objective:
+    """One step down the sum of `objectives`; returns the sum, without graph and with its gradient's norm."""
+    summands: list[Objective] = []
+
+    def losses() -> Iterator[Tensor]:
+        for objective in objectives:
+            summands.append(replace(objective, loss=objective.loss.detach()))
+            yield objective.loss
+
+    norm = descent.descend(losses())
+    parts: dict[str, float] = {}
+    for summand in summands:
+        for name, value in summand.parts.items():
+            parts[name] = parts.get(name, 0.0) + value
+    maps = [summand.maps for summand in summands if summand.maps is not None]
+    loss = torch.stack([summand.loss for summand in summands]).sum()
+    return Objective(loss, parts, torch.cat(maps) if maps else None, norm)
+
+
+def limit_norms(rows: Tensor, limit: float) -> list[int]:
+    """Shorten the rows (R, D) that are longer than `limit`, in place; returns which."""
+    norms = rows.norm(dim=1)
+    long = (norms > limit).nonzero().flatten()
+    rows[long] *= (limit / norms[long]).unsqueeze(1)
+    return [int(row) for row in long]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from conceptloom.backbone import Backbone, Moments, tokenize
+from conceptloom.errors import RunError
 from conceptloom.learning.batches import Batch, Prompts, moments_of, passes_at_once
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Source, draw_batch
@@ -20,7 +23,7 @@ from conceptloom.learning.objective import encode
 from conceptloom.learning.progress import Progress
 from conceptloom.learning.samples import draw_images
 from conceptloom.pictures import load_picture, write_png
-from conceptloom.runs import user_cache_dir
+from conceptloom.runs import CACHE_VARIABLE, user_cache_dir
 from conceptloom.seeding import noise
 
 GROUP = 4
@@ -83,6 +86,23 @@ def missing_images(backbone: Backbone, counts: Mapping[str, int], config: LearnC
     return GROUP * sum(
         not _is_cached(_group_paths(backbone, prompt, group, config)) for prompt, group in groups
     )
+
+
+def require_cache(backbone: Backbone, counts: Mapping[str, int], config: LearnConfig) -> None:
+    """Raise `RunError` where the cache folder can't take the images that `own_images` would have to draw."""
+    missing = missing_images(backbone, counts, config)
+    folder = user_cache_dir()
+    disk = next(place for place in (folder, *folder.parents) if place.exists())
+    if not missing:
+        return
+    if not disk.is_dir() or not os.access(disk, os.W_OK):
+        raise RunError(f"the cache folder {folder} can't be written to: set {CACHE_VARIABLE} to another one")
+    needed, free = missing * 3 * backbone.size**2, shutil.disk_usage(disk).free
+    if free < needed:
+        raise RunError(
+            f"{missing} images of the base model's own need {needed / 1e6:.1f} MB in the cache folder {folder}, its"
+            f" disk has {free / 1e6:.1f} MB free: make room, or set {CACHE_VARIABLE} to a folder on another disk"
+        )
 
 
 def prior_batch(

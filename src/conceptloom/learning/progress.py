@@ -38,7 +38,8 @@ class Resumed(Progress):
 class StepDone(Progress):
     """One step is done, and all else about it has been said.
 
-    `losses` by name ("loss", "mask", "attention", "prior"), means over the batch.
+    `losses` by name ("loss", "mask", "attention", "prior"), means over the batch; those that are not finite are left
+    out.
     """
 
     losses: Mapping[str, float] = field(default_factory=dict)
@@ -60,6 +61,13 @@ class MasksUpdated(Progress):
     """Concepts whose new mask was refused."""
     collapsed: tuple[str, ...]
     """Concepts whose mask is empty, full though others are in the picture, or the same as another's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Noticed(Progress):
+    """The run goes on otherwise than it was asked to; `text` says how and why in one line."""
+
+    text: str
 
 
 @dataclass(frozen=True, eq=False)

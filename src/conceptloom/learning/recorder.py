@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conceptloom.concepts import ConceptSet
+from conceptloom.concepts.storage import remove_strays
 from conceptloom.errors import ConfigError
 from conceptloom.learning.page import (
     DISPLAY_PX,
@@ -35,6 +36,7 @@ from conceptloom.learning.progress import (
     DriftMeasured,
     Finished,
     MasksUpdated,
+    Noticed,
     Progress,
     Resumed,
     SamplesDrawn,
@@ -53,6 +55,8 @@ from conceptloom.pictures import (
 from conceptloom.runs import append_jsonl, read_jsonl, write_text_atomic
 
 METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard", "index.html"
+_SAID_AT_THE_END = ("drift", "notice")
+"""What records after the last step are of; a notice of a step comes before the step's other records."""
 SNAPSHOTS = 4
 """Mask overlays between start and end that the page shows of each picture."""
 
@@ -108,15 +112,16 @@ class Recorder:
         fresh = not self._resume
         with closing(events):
             for event in events:
-                if fresh:
-                    self._forget_after("prior", 0)
-                    fresh = False
-                if scalars is not None and isinstance(event, StepDone):
-                    for name, value in event.losses.items():
-                        scalars.add_scalar(f"{event.stage}/{name}", value, event.step)
-                if scalars is not None and isinstance(event, Finished):
-                    scalars.close()
-                self._write(event, time.perf_counter() - clock)
+                try:
+                    if fresh:
+                        self._forget_after("prior", 0)
+                        fresh = False
+                    if scalars is not None:
+                        _write_scalars(scalars, event)
+                    self._write(event, time.perf_counter() - clock)
+                except BaseException as error:
+                    # Closed, the run would write a checkpoint, and going on from it leave this step's records out.
+                    events.throw(error)
                 clock = time.perf_counter()
                 yield event
 
@@ -145,6 +150,8 @@ class Recorder:
             )
             sheet = contact_sheet(list(event.images), columns=len(event.images), pad_px=2)
             _write_png(self._folder / PREVIEWS / "samples" / _file_name(event.stage, event.step), sheet)
+        elif isinstance(event, Noticed):
+            append_jsonl(self._folder / METRICS, {**where, "notice": event.text})
         elif isinstance(event, DriftMeasured):
             append_jsonl(
                 self._folder / METRICS, {**where, "drift": {"before": event.before, "after": event.after}}
@@ -168,20 +175,26 @@ class Recorder:
         metrics = self._folder / METRICS
         if metrics.is_file():
             kept = [
-                json.dumps(row, ensure_ascii=False)
+                row
                 for row in read_jsonl(metrics)
-                if (STAGES.index(row["stage"]), row["step"]) <= reached
+                if _is_record(row) and (STAGES.index(row["stage"]), row["step"]) <= reached
             ]
-            write_text_atomic(metrics, "".join(f"{line}\n" for line in kept))
+            while kept and not kept[-1].keys().isdisjoint(_SAID_AT_THE_END):
+                kept.pop()
+            text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
+            write_text_atomic(metrics, text)
         for path in (self._folder / PREVIEWS).glob("**/*.png"):
             if _order(path) > reached:
                 path.unlink()
+        for stray in (self._folder / PREVIEWS).glob("**/.*.tmp"):  # of a process that was killed
+            stray.unlink()
 
     def _save(self, learned: ConceptSet) -> None:
         extras: dict[str, bytes | Path] = {PAGE: self._page(learned).encode()}
         for name in (METRICS, PREVIEWS, TENSORBOARD):
             if (self._folder / name).exists():
                 extras[name] = self._folder / name
+        remove_strays(self._out.resolve())
         learned.save(self._out, extras)
         shutil.rmtree(self._folder)
 
@@ -215,7 +228,11 @@ class Recorder:
                 ),
                 losses=losses,
                 em_steps=config.em_steps,
-                facts=self._facts(learned, sum(row.get("seconds", 0.0) for row in rows)),
+                facts=self._facts(
+                    learned,
+                    sum(row.get("seconds", 0.0) for row in rows),
+                    [row["notice"] for row in rows if "notice" in row],
+                ),
             )
         )
 
@@ -244,7 +261,7 @@ class Recorder:
         ]
         return "covers " + ", ".join(shares)
 
-    def _facts(self, learned: ConceptSet, seconds: float) -> dict[str, str]:
+    def _facts(self, learned: ConceptSet, seconds: float, notices: Iterable[str]) -> dict[str, str]:
         config = self._request.config
         every = "never" if config.mask_update_every is None else f"every {config.mask_update_every} steps"
         rescues = sum(sum(counts.values()) for counts in learned.provenance["rescues"].values())
@@ -261,10 +278,24 @@ class Recorder:
             "refused mask updates": str(rescues),
             "time": f"{seconds / 60:.1f} minutes",
         }
+        if notices := list(dict.fromkeys(notices)):
+            facts["noticed"] = "; ".join(notices)
         drift = learned.provenance["drift"]
         if drift:
             facts["drift"] = f"loss on other nouns {drift['before']:.4f} before, {drift['after']:.4f} after"
         return facts
+
+
+def _write_scalars(scalars: ScalarWriter, event: Progress) -> None:
+    if isinstance(event, StepDone):
+        for name, value in event.losses.items():
+            scalars.add_scalar(f"{event.stage}/{name}", value, event.step)
+    elif isinstance(event, Finished):
+        scalars.close()
+
+
+def _is_record(row: Mapping[str, Any]) -> bool:
+    return row.get("stage") in STAGES and isinstance(row.get("step"), int)
 
 
 def _mask_metrics(event: MasksUpdated) -> Mapping[str, Any]:

@@ -41,6 +41,13 @@ class LearningState:
         """E-steps in a row that hardly changed a mask."""
         self.loss_on_others: float | None = None
         """Denoising loss on images of other nouns before any weight moved."""
+        self.is_thrifty = False
+        """Whether memory ran out once, see `Material.is_thrifty`."""
+        self.skipped_steps = 0
+        """Steps that were not finite and moved nothing."""
+        self.skipped_in_a_row = 0
+        self.limited: dict[str, int] = {}
+        """Steps by concept after which a row of it was shortened to the longest that is allowed."""
         self.descents: dict[str, Descent] = {}
         self._stage: Stage = "tokens"
         self._stored_stage: Stage | None = None
@@ -91,6 +98,10 @@ class LearningState:
             "rescues": self.rescues,
             "calm_e_steps": self.calm_e_steps,
             "loss_on_others": self.loss_on_others,
+            "is_thrifty": self.is_thrifty,
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "limited": self.limited,
         }
         return Checkpoint(sum(self.done.values()), tensors, state, description)
 
@@ -102,6 +113,12 @@ class LearningState:
         self.done = {stage: int(state["done"][stage]) for stage in LEARNING_STAGES}
         self.loss_on_others = state["loss_on_others"]
         self.calm_e_steps = int(state["calm_e_steps"])
+        self.is_thrifty = bool(state["is_thrifty"])
+        self.skipped_steps, self.skipped_in_a_row = (
+            int(state["skipped_steps"]),
+            int(state["skipped_in_a_row"]),
+        )
+        self.limited = dict(state["limited"])
         self.rescues = {picture: dict(counts) for picture, counts in state["rescues"].items()}
         for key, value in _under("descent", tensors).items():
             name, _, inner = key.partition(".")

@@ -7,10 +7,13 @@ then: who records them stops where none is outstanding, at its `StepDone`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone, telling_of_memory, tokenize
+from conceptloom.backbone import Backbone, telling_of_memory, tokenize, with_less_memory
+from conceptloom.backbone.devices import is_out_of_memory
 from conceptloom.concepts import BaseModelRecord, ConceptSet
 from conceptloom.errors import PromptError, RunError
 from conceptloom.learning.batches import Batch, Material, loss_layers, map_layers
@@ -39,7 +43,7 @@ from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.joint import joint_step
 from conceptloom.learning.m_step import token_step, weight_step
 from conceptloom.learning.objective import Objective
-from conceptloom.learning.optimisation import Descent
+from conceptloom.learning.optimisation import Descent, limit_norms
 from conceptloom.learning.phrases import template_prompt
 from conceptloom.learning.prior import (
     PriorExample,
@@ -54,6 +58,7 @@ from conceptloom.learning.progress import (
     DriftMeasured,
     Finished,
     MasksUpdated,
+    Noticed,
     Progress,
     Resumed,
     SamplesDrawn,
@@ -68,7 +73,15 @@ from conceptloom.masks import MaskUpdate, iou
 from conceptloom.pictures import square_frame, unframe_mask
 from conceptloom.runs import RunLock, provenance
 
+T = TypeVar("T")
+
 CHECKPOINTS = "checkpoints"
+SKIPPED_AT_MOST = 3
+"""Steps in a row that may be not finite, as one too high for half precision is; after one more the run stops."""
+ROW_NORM_LIMIT = 10.0
+"""A placeholder row is at most so many times as long as the longest row of the vocabulary."""
+SAME_MEANING = 0.99
+"""Cosine above which two concepts' rows count as the same."""
 THUMBNAIL_PX = 96
 SAMPLES = 2
 """Sample images per preview."""
@@ -114,11 +127,23 @@ def run(
         with trained_weights(backbone, config, delta) as weights:
             rows = starting_rows(backbone, request.concepts, config, request.start)
             state = LearningState(rows, weights, material.latent_side, material.loss_side)
-            learner = _Learner(config, material, state, prior, folder / CHECKPOINTS, description)
+            owners = [concept.name for concept in request.concepts for _ in range(concept.num_vectors)]
+            learner = _Learner(
+                config, material, state, prior, tuple(owners), folder / CHECKPOINTS, description
+            )
             if found.checkpoint is None or not has_begun:
                 state.loss_on_others = prior_loss(backbone, others) if others else None
             else:
-                state.restore(found.checkpoint)
+                try:
+                    state.restore(found.checkpoint)
+                except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                    if is_out_of_memory(error):
+                        raise
+                    raise RunError(
+                        f"the checkpoint in {folder} does not fit its own run: delete the folder and start again"
+                    ) from error
+                if state.is_thrifty:
+                    learner.be_thrifty()
             if resume:
                 found = Found(None, found.skipped)  # lets go of a checkpoint that may be gigabytes
                 names = [example.name for example in material.examples]
@@ -132,6 +157,14 @@ def run(
             except GeneratorExit:
                 save_checkpoint(learner.checkpoints, state.checkpoint(description))
                 raise
+            finally:
+                if state.is_thrifty:
+                    backbone.recompute_activations(False)
+            for one, other in same_meanings(state.rows, owners):
+                text = (
+                    f"<{one}> and <{other}> have learned nearly the same meaning: show them in pictures apart"
+                )
+                yield Noticed(*learner.position(), text=text)
             drift: dict[str, Any] = {}
             before = state.loss_on_others
             if before is not None:
@@ -141,7 +174,7 @@ def run(
             yield Finished(*learner.position(), concept_set=_concept_set(request, backbone, state, drift))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Learner:
     """The four stages over one state."""
 
@@ -149,17 +182,21 @@ class _Learner:
     material: Material
     state: LearningState
     prior: tuple[PriorExample, ...]
+    owners: tuple[str, ...]
+    """Name of the concept that each row belongs to."""
     checkpoints: Path
     description: Mapping[str, Any]
+    notices: list[str] = field(default_factory=list)
+    """What is to be said with the next event."""
 
     def tokens(self) -> Iterator[Progress]:
         """Stage 1: with `initializer` "inversion", steps of Eq. 1 under the full prompt; else nothing is left to do."""
-        config, state = self.config, self.state
+        state = self.state
         state.enter("tokens", {"rows": self._row_descent()})
         for step in range(state.done["tokens"], self._total("tokens")):
             batch = self.material.batch(self._draws("tokens", step, all_concepts=True), None)
-            where = f"token step {step + 1}"
-            objective = token_step(self.material, state.rows, state.descents["rows"], batch, config, where)
+            objective = self._token_step(batch)
+            self._heed(f"token step {step + 1}", objective)
             yield from self._step_done("tokens", objective)
 
     def masks(self) -> Iterator[Progress]:
@@ -175,9 +212,10 @@ class _Learner:
             if example.given_masks is not None:
                 updates.append(_given(example.given_masks))
             else:
-                mean = initial_maps(self.material, state.rows, picture, config)
+                mean = self._within_memory(partial(self._initial_maps, picture))
                 first.append(mean)
                 updates.append(masks_from(example, mean, config, None))
+            yield from self._noticed("masks", picture + 1)
             yield self._masks_updated("masks", picture + 1, picture, updates[-1], mean)
         for picture, update in enumerate(updates):
             self._take(picture, update)
@@ -191,7 +229,7 @@ class _Learner:
 
     def em(self) -> Iterator[Progress]:
         """Stage 3: M-step by M-step, with an E-step every `mask_update_every` steps."""
-        config, state, material = self.config, self.state, self.material
+        config, state = self.config, self.state
         descents = {"rows": self._row_descent()}
         if state.weights is not None and config.weights == "alternate":
             state.weights.begin()
@@ -201,20 +239,14 @@ class _Learner:
             if config.stop_when_calm is not None and state.calm_e_steps >= config.stop_when_calm:
                 break
             draws = self._draws("em", step)
-            batch = material.batch(draws, state.grids)
-            objective = token_step(
-                material,
-                state.rows,
-                state.descents["rows"],
-                batch,
-                config,
-                f"EM step {step + 1}",
-                with_maps=self._averaging,
-            )
+            batch = self.material.batch(draws, state.grids)
+            objective = self._token_step(batch)
+            objectives = [objective]
             if "weights" in state.descents:
-                weight_step(material, state.rows, state.descents["weights"], batch, self.prior, config, step)
-            if state.averages is not None and objective.maps is not None:
-                _average(state.averages, draws, batch, objective.maps, material, config)
+                objectives.append(self._within_memory(partial(self._weight_step, batch, step)))
+            self._heed(f"EM step {step + 1}", *objectives)
+            if state.averages is not None and objective.maps is not None and objective.is_finite:
+                _average(state.averages, draws, batch, objective.maps, self.material, config)
             updates: dict[int, tuple[MaskUpdate, MeanMaps]] = {}
             if config.mask_update_every is not None and (step + 1) % config.mask_update_every == 0:
                 updates = self._e_step(step, draws)
@@ -238,9 +270,15 @@ class _Learner:
         )
         for step in range(state.done["joint"], config.joint_steps):
             batch = self.material.batch(self._draws("joint", step), state.grids)
-            descent = state.descents["joint"]
-            objective = joint_step(self.material, state.rows, descent, batch, self.prior, config, step)
+            objective = self._within_memory(partial(self._joint_step, batch, step))
+            self._heed(f"joint step {step + 1}", objective)
             yield from self._step_done("joint", objective)
+
+    def be_thrifty(self) -> None:
+        """From now on one picture at a time goes through the U-Net, and activations are recomputed."""
+        self.state.is_thrifty = True
+        self.material = replace(self.material, is_thrifty=True)
+        self.material.backbone.recompute_activations(True)
 
     def position(self) -> tuple[Stage, int, int]:
         """The stage in which the last step was done, its steps done, and its steps."""
@@ -260,6 +298,79 @@ class _Learner:
     @property
     def _averaging(self) -> bool:
         return self.config.mask_update_every is not None and self.config.e_step_source == "running_average"
+
+    def _token_step(self, batch: Batch) -> Objective:
+        def step() -> Objective:
+            descent = self.state.descents["rows"]
+            return token_step(
+                self.material, self.state.rows, descent, batch, self.config, with_maps=self._averaging
+            )
+
+        return self._within_memory(step)
+
+    def _weight_step(self, batch: Batch, step: int) -> Objective:
+        state = self.state
+        return weight_step(
+            self.material, state.rows, state.descents["weights"], batch, self.prior, self.config, step
+        )
+
+    def _joint_step(self, batch: Batch, step: int) -> Objective:
+        state = self.state
+        return joint_step(
+            self.material, state.rows, state.descents["joint"], batch, self.prior, self.config, step
+        )
+
+    def _initial_maps(self, picture: int) -> MeanMaps:
+        return initial_maps(self.material, self.state.rows, picture, self.config)
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """`work()`; where memory runs out, once more in the thrifty way, to which the run then keeps."""
+        if self.material.is_thrifty:
+            return work()
+
+        def thrifty() -> T:
+            self.be_thrifty()
+            self.notices.append(
+                f"out of memory: from here on one of the {self.config.batch_size} pictures of a batch at a time,"
+                " with recomputed activations; slower, and the same result up to rounding"
+            )
+            return work()
+
+        return with_less_memory(work, thrifty)
+
+    def _heed(self, where: str, *objectives: Objective) -> None:
+        """Count and tell what went wrong in a step; raise `RunError` when too many in a row were not finite."""
+        state = self.state
+        if all(objective.is_finite for objective in objectives):
+            state.skipped_in_a_row = 0
+        else:
+            state.skipped_steps += 1
+            state.skipped_in_a_row += 1
+            if state.skipped_in_a_row > SKIPPED_AT_MOST:
+                raise RunError(
+                    f"the loss is no longer finite at {where}, after {SKIPPED_AT_MOST} such steps that were skipped:"
+                    " lower the rate or use --dtype float32, and start again"
+                )
+            self.notices.append(f"loss or gradient is not finite at {where}: nothing moved, going on")
+        for row in limit_norms(state.rows.data, self.longest_row):
+            name = self.owners[row]
+            if name not in state.limited:
+                self.notices.append(
+                    f"the embedding of <{name}> has grown to {ROW_NORM_LIMIT:g} times the longest of the vocabulary at"
+                    f" {where} and is held there: lower token_lr or joint_lr"
+                )
+            state.limited[name] = state.limited.get(name, 0) + 1
+
+    @cached_property
+    def longest_row(self) -> float:
+        """The longest that a placeholder row may be."""
+        return ROW_NORM_LIMIT * float(self.material.backbone.vocabulary_embeddings.norm(dim=1).max())
+
+    def _noticed(self, stage: Stage, step: int) -> Iterator[Progress]:
+        """What is to be said, once."""
+        texts, self.notices = self.notices, []
+        for text in texts:
+            yield Noticed(stage, step, self._total(stage), text=text)
 
     def _row_descent(self) -> Descent:
         return self._descent([self.state.rows], [], self.config.token_lr)
@@ -288,10 +399,13 @@ class _Learner:
             elif config.e_step_timesteps == "own" and all(draw.picture != picture for draw in draws):
                 continue
             else:
-                mean = fresh_maps(self.material, state.rows, picture, config, step, draws)
+                mean = self._within_memory(partial(self._fresh_maps, picture, step, draws))
             mean = replace(mean, affinity=state.affinities.get(picture))
             updates[picture] = masks_from(example, mean, config, state.masks[picture]), mean
         return updates
+
+    def _fresh_maps(self, picture: int, step: int, draws: Sequence[Draw]) -> MeanMaps:
+        return fresh_maps(self.material, self.state.rows, picture, self.config, step, draws)
 
     def _are_calm(self, updates: Mapping[int, tuple[MaskUpdate, MeanMaps]]) -> bool:
         """Whether every mask is nearly the one before."""
@@ -331,11 +445,13 @@ class _Learner:
         self, stage: Stage, objective: Objective, events: Sequence[Progress] = ()
     ) -> Iterator[Progress]:
         self.state.done[stage] += 1
+        yield from self._noticed(stage, self.state.done[stage])
         yield from events
         done, total = self.state.done[stage], self._total(stage)
         if self.config.preview_every and (done % self.config.preview_every == 0 or done == total):
             yield self._samples(stage, done, total)
-        yield StepDone(stage, done, total, losses=objective.parts)
+        losses = {name: value for name, value in objective.parts.items() if math.isfinite(value)}
+        yield StepDone(stage, done, total, losses=losses)
         yield from self._checkpoint_if_due(stage)
 
     def _samples(self, stage: Stage, done: int, total: int) -> SamplesDrawn:
@@ -425,6 +541,17 @@ def _given(masks: npt.NDArray[np.bool_]) -> MaskUpdate:
     )
 
 
+def same_meanings(rows: Tensor, owners: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of concepts whose rows (R, D) point the same way; `owners` names each row's concept."""
+    names = list(dict.fromkeys(owners))
+    means = {name: rows[[owner == name for owner in owners]].detach().mean(dim=0) for name in names}
+    return [
+        (one, other)
+        for one, other in combinations(names, 2)
+        if torch.cosine_similarity(means[one], means[other], dim=0) > SAME_MEANING
+    ]
+
+
 def _names(example: LearningExample) -> tuple[str, ...]:
     return tuple(concept.name for concept in example.concepts)
 
@@ -442,7 +569,14 @@ def _concept_set(
         for name, mask in zip(entry.concepts, learned, strict=True):
             masks[entry.picture.name, name] = unframe_mask(mask, (pixels.shape[0], pixels.shape[1]))
             thumbnails.setdefault(name, thumbnail(pixels, masks[entry.picture.name, name]))
-    origin = {**provenance(), "drift": dict(drift), "rescues": state.rescues}
+    origin = {
+        **provenance(),
+        "drift": dict(drift),
+        "rescues": state.rescues,
+        "skipped_steps": state.skipped_steps,
+        "limited_rows": state.limited,
+        "out_of_memory": state.is_thrifty,
+    }
     start = request.start
     if start is None:
         base = BaseModelRecord(backbone.name, backbone.fingerprint, backbone.version)

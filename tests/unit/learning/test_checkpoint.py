@@ -1,12 +1,24 @@
 """Checkpoints on disk."""
 
+import errno
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from conceptloom.errors import RunError
-from conceptloom.learning.checkpoint import Checkpoint, newest_checkpoint, require_same_run, save_checkpoint
+from conceptloom.learning.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    require_same_run,
+    save_checkpoint,
+    save_start,
+)
+
+FILES = ("state.safetensors", "state.json", "manifest.json")
 
 
 def checkpoint(position: int) -> Checkpoint:
@@ -35,27 +47,137 @@ def test_the_newest_complete_one_wins_and_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000090", "00000100"]
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
-def test_a_damaged_one_is_passed_over_and_named(name: str, damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_one_with_a_file_missing_is_passed_over_and_named(name: str, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, checkpoint(1))
-    file = save_checkpoint(tmp_path, checkpoint(2)) / name
-    data = bytearray(file.read_bytes())
-    if damage == "remove":
-        file.unlink()
-    else:
-        data[len(data) // 2] ^= 0xFF
-        file.write_bytes(data[:-7] if damage == "truncate" else data)
+    (save_checkpoint(tmp_path, checkpoint(2)) / name).unlink()
     found = newest_checkpoint(tmp_path)
     assert found.checkpoint is not None
     assert found.checkpoint.position == 1
     assert "00000002" in found.skipped[0]
 
 
-def test_files_swapped_between_checkpoints_are_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_no_single_flipped_bit_goes_unnoticed(name: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    file = save_checkpoint(tmp_path, checkpoint(2)) / name
+    data = file.read_bytes()
+    for index in range(len(data)):
+        flipped = data[index] ^ (1 << index % 8)
+        file.write_bytes(data[:index] + bytes([flipped]) + data[index + 1 :])
+        assert newest_position(tmp_path) == 1, index
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_missing_end_goes_unnoticed(name: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    file = save_checkpoint(tmp_path, checkpoint(2)) / name
+    data = file.read_bytes().rstrip(b"\n")
+    for length in range(len(data)):
+        file.write_bytes(data[:length])
+        assert newest_position(tmp_path) == 1, length
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_swapped_between_checkpoints_are_noticed(name: str, tmp_path: Path) -> None:
     first, second = (save_checkpoint(tmp_path, checkpoint(position)) for position in (1, 2))
-    (second / "state.safetensors").write_bytes((first / "state.safetensors").read_bytes())
+    (second / name).write_bytes((first / name).read_bytes())
     assert newest_position(tmp_path) == 1
+
+
+def test_a_whole_checkpoint_in_the_place_of_another_is_noticed(tmp_path: Path) -> None:
+    first, second = (save_checkpoint(tmp_path, checkpoint(position)) for position in (1, 2))
+    for name in FILES:
+        (second / name).write_bytes((first / name).read_bytes())
+    found = newest_checkpoint(tmp_path)
+    assert found.checkpoint is not None
+    assert found.checkpoint.position == 1
+    assert found.skipped == ("checkpoint 00000002 is damaged (it is of step 1), passed over",)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "7", "null", '"a"', "{}", "[" * 100_000])
+def test_a_manifest_of_another_kind_is_damage(manifest: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    (save_checkpoint(tmp_path, checkpoint(2)) / "manifest.json").write_text(manifest)
+    assert newest_position(tmp_path) == 1
+
+
+def test_tensors_that_their_manifest_belies_are_damage(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    folder = save_checkpoint(tmp_path, checkpoint(2))
+    (folder / "state.safetensors").write_bytes(b"no tensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256(b"no tensors").hexdigest()
+    manifest["state.safetensors"] = {"bytes": 10, "sha256": digest}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert newest_position(tmp_path) == 1
+
+
+def damage(folder: Path) -> None:
+    (folder / "state.safetensors").write_bytes(b"half")
+
+
+def test_a_run_that_begins_anew_keeps_its_own_checkpoints_and_not_the_damaged_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for position in (90, 100):
+        damage(save_checkpoint(folder, checkpoint(position)))
+    save_start(folder, {"seed": 1})
+    assert newest_position(folder) == 0
+    for position in (10, 20, 30):
+        save_checkpoint(folder, checkpoint(position))
+    assert newest_position(folder) == 30
+    assert sorted(path.name for path in folder.iterdir()) == ["00000020", "00000030"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints.damaged").iterdir()) == [
+        "00000090",
+        "00000100",
+    ]
+
+
+def test_a_run_that_goes_on_before_damaged_checkpoints_keeps_its_own(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(80))
+    for position in (90, 100):
+        (tmp_path / f"{position:08d}").mkdir()
+    save_checkpoint(tmp_path, checkpoint(85))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000080", "00000085"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "No space left on device",
+        ),
+    ],
+)
+def test_a_disk_that_refuses_is_told_with_the_bytes_and_leaves_the_earlier_one(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("conceptloom.concepts.storage.save_file", refuse)
+    large = Checkpoint(2, {"rows": torch.zeros(300_000)}, {"done": 2}, {})
+    with pytest.raises(
+        RunError, match=rf"00000002 of 1\.2 MB can't be written \({told}\): mend that and add"
+    ):
+        save_checkpoint(tmp_path, large)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+
+
+def test_a_run_that_cannot_write_its_start_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("conceptloom.concepts.storage.save_file", refuse)
+    with pytest.raises(RunError, match="mend that and repeat the command"):
+        save_start(tmp_path / "set.learning" / "checkpoints", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_partial_write_is_no_checkpoint_and_is_removed_by_the_next(tmp_path: Path) -> None:
@@ -89,3 +211,16 @@ def test_differing_fields_are_named_and_cadence_is_ignored() -> None:
         RunError, match=r"base_model was aaaaaaaaaaaa\.\.\., is b; config\.token_lr was 1\.0, is 2\.0"
     ):
         require_same_run(saved, {"config": {"token_lr": 2.0, "preview_every": 5}, "base_model": "b"})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_state_that_is_not_finite_is_not_written_and_the_earlier_one_stays(
+    bad: float, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    spoiled = Checkpoint(2, {"rows": torch.tensor([1.0, bad])}, {"done": 2}, {})
+    with pytest.raises(
+        RunError, match="after 2 steps is not kept, for 'rows' holds values that are not finite"
+    ):
+        save_checkpoint(tmp_path, spoiled)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
