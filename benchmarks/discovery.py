@@ -1,16 +1,20 @@
-"""What discovering concepts can build on: parts from self-attention, and words from denoising errors, on dev sets.
+"""How well concepts are found that nobody named: count, masks and words on dev sets; and what tells things from parts.
 
-    python benchmarks/discovery.py cache --out CACHE [--sets 40] [--model FOLDER] [--dtype bfloat16]
-    python benchmarks/discovery.py score CACHE
+    python benchmarks/discovery.py cache CACHE [--sets 40] [--model FOLDER] [--dtype bfloat16]
+    python benchmarks/discovery.py fit CACHE
+    python benchmarks/discovery.py score CACHE [--least 0.33] [--sets 40] [--model FOLDER] [--dtype bfloat16]
 
-`cache` keeps, of every picture, the up path's self-attention at 14 timesteps without words, and the denoising error of
-every cell at 5 timesteps under every word the model was taught. `score` prints how well single parts cover the true
-subjects (for several numbers of parts), and how often the true word of a subject or place explains its true area best.
+`cache` keeps what is to be seen in every picture (`conceptloom.learning.discover.Seen`). `fit` prints the numbers of
+`conceptloom.masks.objectness.OBJECTNESS`, by ridge regression of each part's IoU with the subject that it covers best.
+`score` fits on four fifths of the sets and discovers in the last, in turn, so that no picture is judged by numbers
+fitted to it. A subject is found when a proposed mask has an IoU above .5 with it, one to one; intervals are 95 %
+bootstraps over sets.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,172 +23,206 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.optimize import linear_sum_assignment
 
-from conceptloom.backbone import Backbone, encode_prompts, load_backbone, record_affinity, tokenize
+from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.evaluation.benchmark import BenchmarkSet
-from conceptloom.evaluation.builtin_sets import builtin_benchmark, taught_nouns
+from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.statistics import cluster_bootstrap
-from conceptloom.masks import CRFConfig, DenseCRF, area_to_grid, iou
-from conceptloom.masks.segments import affinity_segments, segment_pixels
-from conceptloom.pictures import Picture, square_frame, square_frame_mask
-from conceptloom.seeding import noise
+from conceptloom.learning.discover import LEAST, MOST, Seen, look_at, propose
+from conceptloom.masks import area_to_grid, iou
+from conceptloom.masks.objectness import Objectness, Weight, best_disjoint
+from conceptloom.pictures import Picture, square_frame_mask
+from conceptloom.seeding import numpy_generator
 
-WORD_TIMESTEPS = (450, 550, 650, 750, 850)
-LOOK_TIMESTEPS = tuple(range(50, 701, 50))
-AT_ONCE = 64
-COUNTS = (6, 8, 10, 12, 14)
-LOOKS = 6
-"""Of the timesteps of self-attention the first so many are averaged: up to 300."""
+FOLDS = 5
+RIDGE = 3.0
+ARRAYS = ("word_errors", "place_errors", "parts")
 
 
 @dataclass(frozen=True, eq=False)
-class Cached:
-    """One picture: what the passes gave, and the truth."""
+class Case:
+    """A picture of a set, and what was seen in it."""
 
-    set_name: str
-    frame: NDArray[np.uint8]
-    truth: NDArray[np.bool_]
-    kinds: tuple[str, ...]
-    nouns: tuple[str, ...]
-    things: tuple[str, ...]
-    places: tuple[str, ...]
-    errors: NDArray[np.float32]
-    """(words, h, w): things, then places; mean over timesteps."""
-    affinity: NDArray[np.float32]
-    """(N, N)."""
+    one: BenchmarkSet
+    picture: Picture
+    seen: Seen
+
+    @property
+    def subjects(self) -> list[str]:
+        """Concepts with a true mask that are no places."""
+        kinds = {concept.name: concept.kind for concept in self.one.concepts}
+        return [name for name in self.one.contains[self.picture.name] if kinds[name] == "subject"]
+
+    def cells_iou(self) -> NDArray[np.float64]:
+        """IoU (P,) of each part with the subject that it covers best, on the grid."""
+        side = round(self.seen.parts.shape[1] ** 0.5)
+        truth = np.stack([self.picture.masks[name] for name in self.subjects])
+        frame = np.stack([square_frame_mask(mask, 8 * side) for mask in truth])
+        shares = area_to_grid(frame, (side, side)).reshape(len(truth), -1)
+        cells = (shares >= 0.5) | (shares == shares.max(axis=1, keepdims=True))
+        both = (self.seen.parts[:, None] & cells[None]).sum(axis=2)
+        either = (self.seen.parts[:, None] | cells[None]).sum(axis=2)
+        best: NDArray[np.float64] = (both / either).max(axis=1)
+        return best
 
 
-@torch.no_grad()
-def fill(backbone: Backbone, one: BenchmarkSet, picture: Picture, path: Path) -> None:
-    """Write one picture's file."""
-    things, places = tuple(sorted(taught_nouns())), backbone.backgrounds
-    frame = square_frame(picture.pixels, backbone.size)
-    latents = backbone.encode_moments(frame[None]).mean
-    hidden = encode_prompts(backbone, [tokenize(backbone, word, {}) for word in ("", *things, *places)], None)
-    errors = []
-    for index, timestep in enumerate(torch.tensor(WORD_TIMESTEPS)):
-        added = noise((1, *backbone.latent_shape), 0, "discovery", "words", index)
-        noisy = backbone.add_noise(latents, added, timestep[None])
-        target = backbone.target(latents, added, timestep[None])
-        found = []
-        for chunk in hidden[1:].split(AT_ONCE):
-            count = len(chunk)
-            prediction = backbone.predict(noisy.expand(count, -1, -1, -1), timestep.expand(count), chunk)
-            found.append((prediction - target).square().mean(dim=1))
-        errors.append(torch.cat(found))
-    timesteps = torch.tensor(LOOK_TIMESTEPS)
-    count = len(timesteps)
-    added = noise((count, *backbone.latent_shape), 0, "discovery", "looks")
-    noisy = backbone.add_noise(latents.expand(count, -1, -1, -1), added, timesteps)
-    with record_affinity(backbone) as looks:
-        backbone.predict(noisy, timesteps, hidden[:1].expand(count, -1, -1))
-    names = one.contains[picture.name]
-    concepts = [one.concept(name) for name in names]
-    arrays = {
-        "frame": frame,
-        "truth": np.stack([square_frame_mask(picture.masks[name], backbone.size) for name in names]),
-        "errors": torch.stack(errors).half().numpy(),
-        "looks": torch.stack(list(looks.values())).mean(dim=0).half().numpy(),
+def pictures(sets: int) -> Iterator[tuple[str, BenchmarkSet, Picture]]:
+    """File name, set and picture of all pictures."""
+    for one in builtin_benchmark("dev", sets).sets:
+        for number, picture in enumerate(one.pictures):
+            yield f"{one.name}-{number}.safetensors", one, picture
+
+
+def write(seen: Seen, path: Path) -> None:
+    """Keep what was seen."""
+    arrays = {name: getattr(seen, name) for name in ARRAYS} | {
+        f"features.{name}": values for name, values in seen.features.items()
     }
-    labels = {
-        "set": one.name,
-        "kinds": "|".join(concept.kind for concept in concepts),
-        "nouns": "|".join(concept.noun for concept in concepts),
-        "things": "|".join(things),
-        "places": "|".join(places),
-    }
-    save_file(arrays, path, labels)
+    save_file(arrays, path, {"words": "|".join(seen.words), "places": "|".join(seen.places)})
 
 
-def read(path: Path) -> Cached:
-    """One file of the cache."""
+def read(path: Path) -> Seen:
+    """What `write` kept."""
     with safe_open(path, "numpy") as stored:
         labels = {name: tuple(text.split("|")) for name, text in stored.metadata().items()}
-        errors = stored.get_tensor("errors").astype(np.float32).mean(axis=0)
-        affinity = stored.get_tensor("looks")[:LOOKS].astype(np.float32).mean(axis=0)
-        return Cached(
-            labels["set"][0],
-            stored.get_tensor("frame"),
-            stored.get_tensor("truth"),
-            labels["kinds"],
-            labels["nouns"],
-            labels["things"],
-            labels["places"],
-            errors,
-            affinity / affinity.sum(axis=1, keepdims=True),
+        arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    features = {
+        name.removeprefix("features."): arrays.pop(name)
+        for name in list(arrays)
+        if name.startswith("features.")
+    }
+    return Seen(**labels, **arrays, features=features)
+
+
+def fit(cases: Sequence[Case]) -> Objectness:
+    """Ridge regression of the parts' IoU on their features and these squared."""
+    names = list(cases[0].seen.features)
+    columns = {name: np.concatenate([case.seen.features[name] for case in cases]) for name in names}
+    target = np.concatenate([case.cells_iou() for case in cases])
+    means = {name: float(values.mean()) for name, values in columns.items()}
+    spreads = {name: float(values.std()) for name, values in columns.items()}
+    standard = np.stack([(columns[name] - means[name]) / spreads[name] for name in names], axis=1)
+    design = np.concatenate([standard, standard**2, np.ones((len(target), 1))], axis=1)
+    solved = np.linalg.solve(design.T @ design + RIDGE * np.eye(design.shape[1]), design.T @ target)
+    weights = {
+        name: Weight(means[name], spreads[name], float(solved[k]), float(solved[len(names) + k]))
+        for k, name in enumerate(names)
+    }
+    return Objectness(float(solved[-1]), weights)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one picture: how many were proposed, IoU of each true subject with its proposal, words that were right."""
+
+    set_name: str
+    proposed: int
+    ious: tuple[float, ...]
+    right: int
+    place_iou: float | None
+    place_right: bool
+
+
+def score(case: Case, backbone: Backbone, objectness: Objectness, least: float) -> Score:
+    """Discover in one picture."""
+    seen = case.seen
+    chosen = seen.parts[best_disjoint(seen.parts, objectness(seen.features), least, MOST)]
+    proposals = propose(backbone, case.picture, seen, chosen)
+    things = [proposal for proposal in proposals if proposal.kind == "subject"]
+    truth = [case.picture.masks[name] for name in case.subjects]
+    overlap = np.array([[iou(thing.segment.mask, mask) for mask in truth] for thing in things])
+    ious, right = np.zeros(len(truth)), 0
+    for thing, true in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+        ious[true] = overlap[thing, true]
+        is_right = things[thing].word == case.one.concept(case.subjects[true]).noun
+        right += int(is_right and overlap[thing, true] > 0.5)
+    places = [
+        name for name in case.one.contains[case.picture.name] if case.one.concept(name).kind != "subject"
+    ]
+    ground = next((proposal for proposal in proposals if proposal.kind == "background"), None)
+    place_iou = place_right = None
+    if places and ground is not None:
+        place_iou = float(iou(ground.segment.mask, case.picture.masks[places[0]]))
+        place_right = ground.word == case.one.concept(places[0]).noun
+    return Score(case.one.name, len(things), tuple(ious), right, place_iou, bool(place_right))
+
+
+def folds(cases: Sequence[Case]) -> Iterator[tuple[list[Case], list[Case]]]:
+    """Cases to fit to and to judge, by sets."""
+    names = sorted({case.one.name for case in cases})
+    order = numpy_generator(0, "discovery", "folds").permutation(len(names))
+    for fold in range(FOLDS):
+        left_out = {names[index] for index in order[fold::FOLDS]}
+        yield (
+            [case for case in cases if case.one.name not in left_out],
+            [case for case in cases if case.one.name in left_out],
         )
 
 
-def print_parts(pictures: list[Cached]) -> None:
-    """The best part of each true subject, by the number of parts."""
-    print("parts  subjects  IoU of the best part    found (IoU > .5)")
-    for count in COUNTS:
-        best, clusters = [], []
-        for picture in pictures:
-            crf = DenseCRF(picture.frame, CRFConfig(scale=2.0, bilateral_srgb=8.0))
-            parts = segment_pixels(affinity_segments(picture.affinity, count), crf)
-            for true, kind in zip(picture.truth, picture.kinds, strict=True):
-                if kind == "subject":
-                    best.append(max(float(iou(parts == part, true)) for part in range(count)))
-                    clusters.append(picture.set_name)
-        mean = cluster_bootstrap(best, clusters)
-        recall = cluster_bootstrap([float(value > 0.5) for value in best], clusters)
-        print(
-            f"{count:>5}  {len(best):>8}  {mean.value:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-            f"  {recall.value:.3f} [{recall.low:.3f}, {recall.high:.3f}]"
-        )
-
-
-def print_words(pictures: list[Cached]) -> None:
-    """How often the true word explains the true area best, of all words of its kind."""
-    ranks: dict[str, list[int]] = {"subject": [], "place": []}
-    for picture in pictures:
-        errors = {
-            "subject": picture.errors[: len(picture.things)],
-            "place": picture.errors[len(picture.things) :],
-        }
-        words = {"subject": picture.things, "place": picture.places}
-        for true, kind, noun in zip(picture.truth, picture.kinds, picture.nouns, strict=True):
-            group = "subject" if kind == "subject" else "place"
-            if noun not in words[group]:
-                continue
-            share = area_to_grid(true[None], picture.errors.shape[1:])[0]  # type: ignore[arg-type]
-            explained = (errors[group] * share).sum(axis=(1, 2))
-            ranks[group].append(int((explained < explained[words[group].index(noun)]).sum()))
-    for group, found in ranks.items():
-        values = np.array(found)
-        print(
-            f"{group}: {len(values)} areas, true word first {np.mean(values == 0):.2f},"
-            f" among the first five {np.mean(values < 5):.2f}, median place {np.median(values) + 1:.0f}"
-        )
+def print_scores(scores: Sequence[Score]) -> None:
+    """Recall, precision, IoU, count and words."""
+    per_subject = [(value, one.set_name) for one in scores for value in one.ious]
+    values, names = np.array([value for value, _ in per_subject]), [name for _, name in per_subject]
+    found = int((values > 0.5).sum())
+    recall, mean = cluster_bootstrap(values > 0.5, names), cluster_bootstrap(values, names)
+    hits = [sum(value > 0.5 for value in one.ious) / max(one.proposed, 1) for one in scores]
+    precision = cluster_bootstrap(hits, [one.set_name for one in scores])
+    counts = cluster_bootstrap(
+        [float(one.proposed == len(one.ious)) for one in scores], [one.set_name for one in scores]
+    )
+    places = [one.place_iou for one in scores if one.place_iou is not None]
+    print(f"{len(scores)} pictures, {len(values)} subjects, {sum(one.proposed for one in scores)} proposed")
+    for title, interval in (
+        ("recall", recall),
+        ("precision, mean over pictures", precision),
+        ("mean IoU", mean),
+        ("count right", counts),
+    ):
+        print(f"{title:<30} {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]")
+    print(f"word right, of those found     {sum(one.right for one in scores) / max(found, 1):.3f}")
+    right = np.mean([one.place_right for one in scores if one.place_iou is not None])
+    print(f"{len(places)} places: IoU {np.mean(places):.3f}, word right {right:.3f}")
 
 
 def main() -> None:
-    """Fill a cache, or score it."""
+    """Fill a cache, fit to it, or score discovery on it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    filling = commands.add_parser("cache")
-    filling.add_argument("--out", type=Path, required=True)
-    filling.add_argument("--sets", type=int, default=40)
-    filling.add_argument("--model", default="builtin")
-    filling.add_argument("--dtype", default="float32")
-    commands.add_parser("score").add_argument("cache", type=Path)
+    parser.add_argument("command", choices=("cache", "fit", "score"))
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--sets", type=int, default=40)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--least", type=float, default=LEAST)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
     if arguments.command == "cache":
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
-        for one in builtin_benchmark("dev", arguments.sets).sets:
-            for number, picture in enumerate(one.pictures):
-                path = arguments.out / f"{one.name}-{number}.safetensors"
-                if not path.exists():
-                    fill(backbone, one, picture, path)
+        arguments.cache.mkdir(parents=True, exist_ok=True)
+        for file, _, picture in pictures(arguments.sets):
+            if not (arguments.cache / file).exists():
+                write(
+                    look_at(backbone, picture, backbone.nouns, backbone.backgrounds), arguments.cache / file
+                )
         return
-    pictures = [read(path) for path in sorted(arguments.cache.glob("*.safetensors"))]
-    print_parts(pictures)
-    print_words(pictures)
+    cases = [
+        Case(one, picture, read(arguments.cache / file)) for file, one, picture in pictures(arguments.sets)
+    ]
+    if arguments.command == "fit":
+        constant, weights = fit(cases)
+        print(f"{constant:.4f}")
+        for name, weight in weights.items():
+            print(f"{name}: {', '.join(f'{value:.4f}' for value in weight)}")
+        return
+    print_scores(
+        [
+            score(case, backbone, fit(known), arguments.least)
+            for known, unknown in folds(cases)
+            for case in unknown
+        ]
+    )
 
 
 if __name__ == "__main__":

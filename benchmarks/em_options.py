@@ -2,7 +2,8 @@
 
     python benchmarks/em_options.py --log RESULTS.jsonl --option NAME=JSON [--option ...] [--sets 40] [--method refined]
 
-With `--hard N` the sets are N of every hard case (`conceptloom.evaluation.hard_sets`), a row each in the table.
+With `--hard N` the sets are N of every hard case (`conceptloom.evaluation.hard_sets`), or of those that `--case` names,
+a row each in the table.
 Each option is a table of switches of `LearnConfig`. The masks before the first M-step are those of the same E-step with
 EM off, so "gain" is what EM adds. An interrupted run goes on where it was; `--table` only prints. Sets with a fixed
 number, as `--only 1/2`, are shared out between two processes, each with a log of its own; `--log` may be given again
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("--method", default="paper")
     parser.add_argument("--sets", type=int, default=40)
     parser.add_argument("--hard", type=int, default=0, metavar="N")
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="of --hard")
     parser.add_argument("--only", default="1/1", metavar="PART/PARTS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--option", action="append", default=[], metavar="NAME=JSON")
@@ -174,8 +176,11 @@ def main() -> None:
         torch.set_num_threads(1)
         backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
         part, parts = (int(number) for number in arguments.only.split("/"))
-        hard = arguments.hard
-        benchmark = hard_benchmark("dev", hard) if hard else builtin_benchmark("dev", arguments.sets)
+        cases = [case for case in CASES if not arguments.case or case.name in arguments.case]
+        if arguments.hard:
+            benchmark = hard_benchmark("dev", arguments.hard, cases=cases)
+        else:
+            benchmark = builtin_benchmark("dev", arguments.sets)
         sets = benchmark.sets[part - 1 :: parts]
         for text in arguments.option:
             option, _, values = text.partition("=")

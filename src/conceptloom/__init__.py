@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conceptloom.concepts import ConceptSet
     from conceptloom.generation import generate
-    from conceptloom.learning import learn, segment
+    from conceptloom.learning import discover, learn, segment
 
 __version__ = "0.1.0"
-__all__ = ["ConceptSet", "__version__", "generate", "learn", "segment"]
+__all__ = ["ConceptSet", "__version__", "discover", "generate", "learn", "segment"]
 
 _HOMES = {
     "ConceptSet": "conceptloom.concepts",
+    "discover": "conceptloom.learning",
     "generate": "conceptloom.generation",
     "learn": "conceptloom.learning",
     "segment": "conceptloom.learning",

@@ -5,6 +5,7 @@ Axis legend: B batch, K concepts, H W pixels, h w latent cells, L layers, A head
 
 from conceptloom.learning.api import LearnJob, learn, prepare_job
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
+from conceptloom.learning.discover import Proposal, discover
 from conceptloom.learning.estimate import Estimate, estimate
 from conceptloom.learning.presets import PRESETS, resolve_config
 from conceptloom.learning.progress import (
@@ -13,6 +14,7 @@ from conceptloom.learning.progress import (
     DriftMeasured,
     Finished,
     MasksUpdated,
+    Noticed,
     Progress,
     Resumed,
     SamplesDrawn,
@@ -36,13 +38,16 @@ __all__ = [
     "LearnRequest",
     "LearningPicture",
     "MasksUpdated",
+    "Noticed",
     "Progress",
+    "Proposal",
     "Recorder",
     "Resumed",
     "SamplesDrawn",
     "Segment",
     "StepDone",
     "build_request",
+    "discover",
     "estimate",
     "learn",
     "prepare_job",
