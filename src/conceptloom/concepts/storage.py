@@ -109,12 +109,12 @@ def inside(folder: Path, *names: str) -> Path:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object; `ConceptSetError` when it holds NaN, infinity or something that is no plain data."""
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        data = (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise ConceptSetError(
             f"'{path.name}' can only hold finite plain data ({error}): mend config or provenance"
         ) from error
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_bytes(data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ folder is removed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -52,11 +53,12 @@ from conceptloom.pictures import (
     square_frame_mask,
     write_png,
 )
-from conceptloom.runs import append_jsonl, read_jsonl, write_text_atomic
+from conceptloom.runs import append_jsonl, read_jsonl, write_bytes_atomic
 
 METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard", "index.html"
 _SAID_AT_THE_END = ("drift", "notice")
 """What records after the last step are of; a notice of a step comes before the step's other records."""
+_FILE_NAME = re.compile(rf"({'|'.join(STAGES)})-[0-9]{{6,}}\.png")
 SNAPSHOTS = 4
 """Mask overlays between start and end that the page shows of each picture."""
 
@@ -182,8 +184,8 @@ class Recorder:
             while kept and not kept[-1].keys().isdisjoint(_SAID_AT_THE_END):
                 kept.pop()
             text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
-            write_text_atomic(metrics, text)
-        for path in (self._folder / PREVIEWS).glob("**/*.png"):
+            write_bytes_atomic(metrics, text.encode(errors="replace"))  # a row may hold half a character
+        for path in _own_pngs(self._folder / PREVIEWS, "**/*.png"):
             if _order(path) > reached:
                 path.unlink()
         for stray in (self._folder / PREVIEWS).glob("**/.*.tmp"):  # of a process that was killed
@@ -212,7 +214,7 @@ class Recorder:
             for key, title in titles.items():
                 if key in row:
                     losses.setdefault(title, []).append((offset + row["step"], row[key]))
-        samples = sorted((self._folder / PREVIEWS / "samples").glob("*.png"), key=_order)
+        samples = _own_pngs(self._folder / PREVIEWS / "samples")
         prompts = {_file_name(row["stage"], row["step"]): row["prompt"] for row in rows if "prompt" in row}
         return render_page(
             PageInput(
@@ -238,7 +240,7 @@ class Recorder:
 
     def _story(self, entry: LearningPicture, learned: ConceptSet) -> PictureStory:
         name = entry.picture.name
-        paths = sorted((self._folder / PREVIEWS / "masks" / name).glob("*.png"), key=_order)
+        paths = _own_pngs(self._folder / PREVIEWS / "masks" / name)
         last = _file_name("em", self._request.config.em_steps)
         start, between = paths[:1], [path for path in paths[1:] if path.name != last]
         if len(between) > SNAPSHOTS:
@@ -315,6 +317,11 @@ def _write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
 
 def _file_name(stage: Stage, step: int) -> str:
     return f"{stage}-{step:06d}.png"
+
+
+def _own_pngs(folder: Path, pattern: str = "*.png") -> list[Path]:
+    """The run's own pictures in the order in which they were made; whatever else lies there is left alone."""
+    return sorted((path for path in folder.glob(pattern) if _FILE_NAME.fullmatch(path.name)), key=_order)
 
 
 def _order(path: Path) -> tuple[int, int]:
