@@ -195,8 +195,7 @@ class RunLock:
                 os.ftruncate(self._descriptor, 0)
                 os.write(self._descriptor, line)
         except OSError:
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._let_go()
             raise
         if not has_locks:
             time.sleep(SETTLE_SEC)
@@ -213,12 +212,17 @@ class RunLock:
     ) -> None:
         assert self._descriptor is not None
         self._released.set()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        assert self._descriptor is not None
         if sys.platform == "win32":  # an open file cannot be removed there
             os.close(self._descriptor)
-            with contextlib.suppress(OSError):
-                self.path.unlink()
-        else:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(
+            OSError
+        ):  # on a disk turned read-only it stays, for whoever comes next to take over
+            self.path.unlink()
+        if sys.platform != "win32":
             os.close(self._descriptor)
         self._descriptor = None
 

@@ -642,3 +642,16 @@ def test_resuming_where_nothing_is_makes_no_folder() -> None:
     with pytest.raises(RunError, match="nothing to resume"):
         prepare_job(["yard.png"], {"cat": "cat"}, Path("new/set"), overrides=SHORT, resume=True)
     assert not Path("new").exists()
+
+
+def test_damaged_checkpoints_of_an_earlier_run_are_told_when_another_begins(
+    invoke: Callable[..., Result],
+) -> None:
+    damaged = Path("set.learning/checkpoints/00000005")
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text("{}")
+    result = invoke(*TWO, "--out", "set")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert "note: checkpoint 00000005 is damaged" in told
+    assert "it lies in set.learning until this run is done" in told

@@ -266,3 +266,33 @@ def test_the_cache_folder_follows_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert user_cache_dir() == Path(expected)
+
+
+def test_a_lock_that_the_disk_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.os, "write", full)
+        with pytest.raises(OSError, match="No space"), RunLock(tmp_path / "set"):
+            pass
+    assert os.listdir(tmp_path) == []
+    with RunLock(tmp_path / "set"):
+        pass
+
+
+def test_a_lock_file_that_cannot_be_removed_hides_no_error_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def work() -> None:
+        with monkeypatch.context() as patch, RunLock(tmp_path / "set"):
+            patch.setattr(Path, "unlink", read_only)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    with RunLock(tmp_path / "set"):
+        pass

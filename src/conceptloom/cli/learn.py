@@ -151,8 +151,12 @@ def carry_out(job: LearnJob, advice: str) -> None:
 
 
 def _announce(job: LearnJob, expected: Estimate) -> None:
+    from conceptloom.learning import run_folder
+
     request = job.request
     tell_notes(entry.picture for entry in request.pictures)
+    for reason in job.set_aside:
+        typer.echo(f"note: {reason}; it lies in {run_folder(job.out)} until this run is done")
     if request.start is not None:
         known = {concept.name for concept in request.start.concepts}
         further = [concept.placeholder_token for concept in request.concepts if concept.name in known]

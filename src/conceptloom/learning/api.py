@@ -43,6 +43,8 @@ class LearnJob:
     backbone: Backbone
     out: Path
     resume: bool = False
+    set_aside: tuple[str, ...] = ()
+    """Why checkpoints that an earlier run left were moved out of the way of this one, a line each."""
 
     def events(self) -> Generator[Progress, None, None]:
         """Learn, write everything, yield what happens; closing the iterator leaves a checkpoint to resume from."""
@@ -174,7 +176,7 @@ def prepare_job(
     made = [parent for parent in run_folder(out).absolute().parents if not parent.exists()]
     has_begun = False
     try:
-        _begin(request_with(resolve_config("builtin", overrides)), out, resume)
+        set_aside = _begin(request_with(resolve_config("builtin", overrides)), out, resume)
         has_begun = not resume
         backbone = (
             base_model if isinstance(base_model, Backbone) else load_backbone(base_model, device, dtype)
@@ -186,7 +188,7 @@ def prepare_job(
         request = request_with(config, backgrounds=backbone.backgrounds)
         words = [concept.initializer for concept in request.concepts]
         require_cache(backbone, image_counts(words, config), config)
-        return LearnJob(request, backbone, out, resume)
+        return LearnJob(request, backbone, out, resume, set_aside)
     except (ConceptloomError, OSError):
         if has_begun:
             forget_start(run_folder(out) / CHECKPOINTS)
@@ -209,10 +211,13 @@ def _start_from(out: Path) -> ConceptSet | None:
     return None
 
 
-def _begin(request: LearnRequest, out: Path, resume: bool) -> None:
+def _begin(request: LearnRequest, out: Path, resume: bool) -> tuple[str, ...]:
     """Write checkpoint 0 of a new run; refuse to go on with none, and to begin where one is at work or unfinished.
 
     A run that was killed between writing its set and removing its folder is finished: the folder is removed.
+
+    Returns:
+        Why damaged checkpoints were moved aside.
     """
     folder = run_folder(out)
     with nullcontext() if resume and not folder.parent.is_dir() else RunLock(folder):
@@ -229,6 +234,7 @@ def _begin(request: LearnRequest, out: Path, resume: bool) -> None:
             save_start(folder / CHECKPOINTS, request.description())
         elif found.checkpoint is not None and found.checkpoint.is_start:
             require_same_run(found.checkpoint, request.description())
+    return () if resume else found.skipped
 
 
 def _has_written_its_set(checkpoint: Checkpoint, request: LearnRequest) -> bool:
