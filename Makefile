@@ -15,6 +15,9 @@ RUNTIME_STAMP := $(VENV)/.runtime
 DEV_STAMP := $(VENV)/.dev
 TRAIN_STAMP := $(VENV)/.train
 EVALUATE_STAMP := $(VENV)/.evaluate
+FUZZ_STAMP := $(VENV)/.fuzz
+# Of `make fuzz`, over all targets together.
+FUZZ_MINUTES ?= 30
 # The runs of `make evidence` are kept there, so that it goes on where it stopped.
 EVIDENCE ?= $(HOME)/.cache/conceptloom/evaluation
 
@@ -24,7 +27,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # A half-made virtual environment must not pass for a whole one at the next try.
 .DELETE_ON_ERROR:
 
-.PHONY: help demo test lint format slow sprites figures evidence
+.PHONY: help demo test lint format slow fuzz sprites figures evidence
 
 help:
 	@echo "make demo     learn three concepts from two pictures and generate new pictures of them"
@@ -32,6 +35,7 @@ help:
 	@echo "make lint     the same without the test suite"
 	@echo "make format   format the code and mend what the linter can"
 	@echo "make slow     the tests that take longer"
+	@echo "make fuzz     feed everything that reads a file or text with broken ones, FUZZ_MINUTES=30 in all"
 	@echo "make figures  draw the figures and pages of docs/evidence anew from its reports, in a minute"
 	@echo "make evidence recompute those reports: days of CPU time; it goes on where it stopped"
 	@echo "make sprites  fetch and draw the artwork that the built-in model is trained on"
@@ -44,6 +48,9 @@ test: lint
 
 slow: $(DEV_STAMP)
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+fuzz: $(FUZZ_STAMP)
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/harness.py --minutes $(FUZZ_MINUTES)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -94,4 +101,8 @@ $(TRAIN_STAMP): pyproject.toml $(TORCH_STAMP)
 
 $(EVALUATE_STAMP): pyproject.toml $(TORCH_STAMP)
 	$(PIP_INSTALL) --quiet --editable '.[evaluate]'
+	@touch $@ $(RUNTIME_STAMP)
+
+$(FUZZ_STAMP): pyproject.toml $(TORCH_STAMP)
+	$(PIP_INSTALL) --quiet --editable '.[fuzz]'
 	@touch $@ $(RUNTIME_STAMP)

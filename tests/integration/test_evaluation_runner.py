@@ -61,7 +61,7 @@ def base(tiny_folder: Path) -> BaseModel:
 
 def made_up(task: Task) -> UnitResult:
     """A unit that no run leaves: one image, all of one colour."""
-    return UnitResult(task.key, (), {(0, 0): np.full((4, 4, 3), 77, np.uint8)}, {"learn": 0.0, "draw": 0.0})
+    return UnitResult(task.key, (), {(0, 0): np.full((8, 8, 3), 77, np.uint8)}, {"learn": 0.0, "draw": 0.0})
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

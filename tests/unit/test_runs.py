@@ -119,6 +119,20 @@ def test_lines_cut_short_by_a_crash_are_not_read(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "metrics.jsonl") == [{"stage": "em"}, {"stage": "joint"}]
 
 
+def test_a_line_nested_too_deeply_to_read_spoils_only_itself(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"a": ' + "[" * 100_000 + '\n{"step": 1}\n')
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock file cannot be written to there")
+@pytest.mark.parametrize("told", [b"", b"\xff", b"[]", b"null", b"[" * 100_000, b'{"pid": 1}'])
+def test_a_lock_file_that_tells_nothing_is_of_another_process(told: bytes, tmp_path: Path) -> None:
+    with RunLock(tmp_path / "set"):
+        (tmp_path / ".set.lock").write_bytes(told)
+        with pytest.raises(RunError, match="in use by another process"), RunLock(tmp_path / "set"):
+            pass
+
+
 HOLD = """
 import sys
 from conceptloom.runs import RunLock

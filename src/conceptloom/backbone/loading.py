@@ -86,6 +86,7 @@ TEXT_ARCHITECTURE = (
 )
 """What is taken from the text encoder's configuration. transformers would also follow others, one of which names
 attention code to fetch from a hub and run."""
+MAX_LAYERS = 100
 MAX_SAMPLE_SIZE = 512
 MAX_TRAIN_TIMESTEPS = 10_000
 
@@ -165,6 +166,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
     configs = {part: _read_json(folder / part / "config.json") for part in WEIGHTS}
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
     _require_usual(configs)
+    _require_few_layers(configs)
     weights = {part: _weight_files(folder / part, stem) for part, stem in WEIGHTS.items()}
     for files in weights.values():
         for path in files:
@@ -220,6 +222,21 @@ def _require_usual(configs: Mapping[str, Mapping[str, Any]]) -> None:
                 raise BaseModelError(
                     f"the configuration of '{part}' sets '{option}':"
                     " only models like Stable Diffusion 1 and 2 can be used"
+                )
+
+
+def _require_few_layers(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a count of layers that would take for ever to build; that the weights lack them shows only afterwards."""
+    for part in WEIGHTS:
+        for option, value in configs[part].items():
+            counts = value if isinstance(value, list) else [value]
+            is_long = "layers" in option and any(
+                isinstance(count, int) and count > MAX_LAYERS for count in counts
+            )
+            if is_long or len(counts) > MAX_LAYERS:
+                raise BaseModelError(
+                    f"the configuration of '{part}' sets '{option}' to more than {MAX_LAYERS} layers or blocks:"
+                    " export the base model again"
                 )
 
 
@@ -311,11 +328,17 @@ def _load_text_encoder(config: Mapping[str, Any], files: tuple[Path, ...]) -> An
     kind: Any = CLIPTextModel
     with _readable("text_encoder", "has weights that are damaged or do not fit its config.json"):
         architecture = {key: config[key] for key in TEXT_ARCHITECTURE if key in config}
+        text_config = CLIPTextConfig(**architecture)
         state = {name: tensor for path in files for name, tensor in load_file(path).items()}
+        # What the file lacks is made up before it is told of; here at most as much as it holds.
+        with torch.device("meta"):
+            needed = sum(weight.numel() for weight in kind(text_config).parameters())
+        if needed > 2 * sum(tensor.numel() for tensor in state.values()):
+            raise ValueError("the architecture has far more weights than the file")
         # Without a folder nothing beside the weights is looked for.
         model, info = kind.from_pretrained(
             None,
-            config=CLIPTextConfig(**architecture),
+            config=text_config,
             state_dict=state,
             dtype=torch.float32,
             output_loading_info=True,

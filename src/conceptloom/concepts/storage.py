@@ -11,7 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from uuid import uuid4
 
 import numpy as np
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from conceptloom.backbone import tensors as safe
 from conceptloom.errors import ConceptSetError
+from conceptloom.pictures.decoding import MAX_PIXELS
 from conceptloom.runs import is_device_name, naming
 
 MAX_JSON_BYTES = 64 * 2**20
-MAX_IMAGE_PIXELS = 2**28
+MAX_IMAGE_PIXELS = {"L": MAX_PIXELS, "RGB": 2**22}
+"""Of masks, which have their picture's size, and of thumbnails, by mode."""
 
 
 def previous_of(folder: Path) -> Path:
@@ -154,7 +156,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, mode: Literal["L", "RGB"]) -> npt.NDArray[np.uint8]:
     """Read a PNG as mode "L" (H, W) or "RGB" (H, W, 3)."""
     try:
         if not path.is_file():  # opening a pipe would wait for ever
@@ -163,7 +165,7 @@ def read_image(path: Path, mode: str) -> npt.NDArray[np.uint8]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=["PNG"])
         with image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
+            if image.width * image.height > MAX_IMAGE_PIXELS[mode]:
                 raise ConceptSetError(f"'{path.name}' of the concept set has too many pixels: {RESTORE}")
             return np.asarray(image.convert(mode))
     except ConceptSetError:
@@ -190,7 +192,11 @@ def is_plain_name(name: object) -> bool:
     """Whether `name` is one component of a path that stays inside its folder on every system."""
     if not isinstance(name, str) or name.rstrip(". ") != name or not name:
         return False
-    if len(name.encode(errors="replace")) > 255 or is_device_name(name):
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # half a character
+        return False
+    if length > 255 or is_device_name(name):
         return False
     return not any(character in '/\\:*?"<>|' or ord(character) < 32 for character in name)
 

@@ -48,7 +48,7 @@ from conceptloom.evaluation.study_bundle import export_study_bundle
 from conceptloom.evaluation.study_export import study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
 from conceptloom.judges.features import load_feature_judge
-from conceptloom.runs import provenance, write_json_atomic
+from conceptloom.runs import provenance, require_place, write_json_atomic
 
 BenchmarkName = Literal["builtin", "coco", "folder"]
 BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
@@ -268,6 +268,8 @@ def prepare_evaluation(
         size = STUDIES[study]
     if seeds is not None:
         size = replace(size, seeds=seeds)
+    out = Path(out).expanduser()
+    require_place(out / DESCRIPTION)
     base = base or BaseModel("builtin")
     backbone = base.load()
     sets = load_sets(benchmark, split, size, backbone, data)
@@ -299,7 +301,7 @@ def prepare_evaluation(
         backbone,
         judge,
         margin,
-        Path(out).expanduser(),
+        out,
     )
     claim_folder(job)
     return job
@@ -356,7 +358,7 @@ def claim_folder(job: EvaluationJob) -> None:
     if path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: choose another --out, or delete the folder") from error
         found = found if isinstance(found, dict) else {}
         if different := [key for key, value in described.items() if found.get(key) != value]:

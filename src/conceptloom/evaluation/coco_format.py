@@ -264,7 +264,11 @@ def image_path(folder: Path, file_name: object) -> Path:
     if not is_plain_name(file_name):
         raise DataError(f"the image {str(file_name)[:64]!r} is no plain file name inside {folder}: rename it")
     path = folder / str(file_name)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        is_inside = False
+    if not is_inside:
         raise DataError(f"the image {path} leads out of its folder: put the file itself there")
     if not path.is_file():
         raise DataError(f"the image {path} is missing: restore it")

@@ -178,9 +178,9 @@ def qualifying_scenes(coco: Any) -> list[Scene]:
 
 
 def _segments(coco: Any, image: dict[str, Any]) -> Iterator[Segment]:
-    by_noun: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    by_noun: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for annotation in coco.imgToAnns.get(image["id"], ()):
-        by_noun[coco.cats[annotation["category_id"]].get("name")].append(annotation)
+        by_noun[str(coco.cats[annotation["category_id"]].get("name"))].append(annotation)
     if PERSON in by_noun:
         return
     for noun in CLASSES:
@@ -190,11 +190,16 @@ def _segments(coco: Any, image: dict[str, Any]) -> Iterator[Segment]:
         least = MIN_AREA * min(_size(image)) ** 2
         if all(_area(annotation) < least for annotation in by_noun[noun]):
             continue
-        masks = [square_mask(coco, annotation) for annotation in by_noun[noun]]
-        largest = max(range(len(masks)), key=lambda index: int(masks[index].sum()))
-        segment, annotation = masks[largest], by_noun[noun][largest]
-        others = np.any(masks, axis=0) & ~segment
-        is_alone = others.sum() <= MAX_OTHERS * segment.sum()
+        # The largest and the union of the rest are kept: an image may have any number of annotations.
+        annotation, *further = by_noun[noun]
+        segment = square_mask(coco, annotation)
+        rest = np.zeros_like(segment)
+        for other in further:
+            mask = square_mask(coco, other)
+            if mask.sum() > segment.sum():
+                segment, annotation, mask = mask, other, segment
+            rest |= mask
+        is_alone = (rest & ~segment).sum() <= MAX_OTHERS * segment.sum()
         if segment.mean() >= MIN_AREA and is_alone and not annotation.get("iscrowd"):
             yield Segment(annotation["id"], noun)
 
@@ -245,7 +250,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int]:
 def _area(annotation: dict[str, Any]) -> float:
     try:
         return float(annotation["area"])
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         raise DataError(f"annotation {annotation['id']} has no area: restore the annotation file") from None
 
 

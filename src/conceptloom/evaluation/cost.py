@@ -18,7 +18,7 @@ from conceptloom.backbone import Backbone, encode_prompts, family_of, sample, to
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.methods import MethodName, learn_request, method_config
 from conceptloom.evaluation.plan import Task
-from conceptloom.evaluation.units import RECORD, UnitKey
+from conceptloom.evaluation.units import RECORD, UnitKey, read_record
 from conceptloom.generation import resolve_settings
 from conceptloom.learning import estimate
 
@@ -101,15 +101,13 @@ def finished_costs(units: Path) -> dict[tuple[str, str], UnitCost]:
     image: dict[tuple[str, str], list[float]] = defaultdict(list)
     for path in sorted(units.glob(f"[!.]*/{RECORD}")):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            kind = record["unit"]["method"], record["unit"]["variant"]
-            learned, drawn = float(record["seconds"]["learn"]), float(record["seconds"]["draw"])
-            count = len(record["images"])
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_record(path)
+        except (OSError, ValueError):
             continue
-        learn[kind].append(learned)
-        if count:
-            image[kind].append(drawn / count)
+        kind = record.unit.method, record.unit.variant
+        learn[kind].append(record.seconds.learn)
+        if record.images:
+            image[kind].append(record.seconds.draw / len(record.images))
     return {
         kind: UnitCost(median(found), median(image[kind]) if image[kind] else None)
         for kind, found in learn.items()

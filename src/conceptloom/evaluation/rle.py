@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from conceptloom.errors import ConfigError
+from conceptloom.pictures.decoding import MAX_PIXELS
+
+_CODE = re.compile("([P-o]{0,6}[0-O])*")
+"""Numbers of up to seven characters, of which the last one differs from the others."""
 
 
 def pycocotools(module: str) -> Any:
@@ -43,8 +48,9 @@ def to_rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def from_rle(code: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """The mask (H, W) of such data. Raises ``ValueError`` for a broken code."""
+    """The mask (H, W) of such data. Raises ``ValueError`` for a broken code, or one of too many pixels."""
     coder = pycocotools("mask")
+    _require_decodable(code)
     try:
         with quietly():
             mask = coder.decode(dict(code))
@@ -55,6 +61,17 @@ def from_rle(code: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     if not whole:
         raise ValueError("a broken run-length code")
     return np.ascontiguousarray(mask.astype(np.bool_))
+
+
+def _require_decodable(code: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a code past whose end pycocotools would read, or that asks for much memory."""
+    size, counts = code.get("size"), code.get("counts")
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError("a size that is none")
+    if not all(isinstance(side, int) and 0 < side <= MAX_PIXELS for side in size):
+        raise ValueError("a size that is none")
+    if size[0] * size[1] > MAX_PIXELS or not isinstance(counts, str) or not _CODE.fullmatch(counts):
+        raise ValueError("a broken run-length code")
 
 
 def from_segmentation(segmentation: object, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -94,7 +111,7 @@ def _is_polygon(value: object, reach: int) -> bool:
     """Whether it encloses something; raises ``ValueError`` for what is no list of numbers within `reach` pixels."""
     try:
         numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("a broken polygon") from error
     if not isinstance(value, list) or numbers.ndim != 1 or not (abs(numbers) <= reach).all():
         raise ValueError("a broken polygon")

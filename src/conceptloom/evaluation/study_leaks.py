@@ -119,7 +119,7 @@ def _differences(what: str, values: Sequence[int]) -> list[str]:
 def _study_findings(data: bytes, names: Collection[str]) -> Iterator[str]:
     try:
         texts = [data.decode(), *_strings(json.loads(data))]  # names may be escaped in the file itself
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield f"cannot be read ({error})"
         return
     yield from (f"says '{name}'" for name in _said("\n".join(texts), names))
@@ -195,7 +195,7 @@ def _structure(folder: Path, files: Collection[Path]) -> list[str]:
     try:
         trials = list(_trials(json.loads((folder / STUDY).read_bytes())))
         named = {name for trial in trials for name in (trial["left"], trial["right"], *trial["references"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{STUDY}: cannot be read as a study ({type(error).__name__}: {error})"]
     wanted = {folder / IMAGES / f"{name}.png" for name in named} | {folder / STUDY}
     found = [

@@ -7,7 +7,6 @@ missing. Metrics are not in it: they are computed from it, and can be computed a
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
 from conceptloom.backbone import Backbone, family_of
-from conceptloom.errors import DataError
+from conceptloom.errors import DataError, PictureError
 from conceptloom.evaluation.benchmark import BenchmarkSet
 from conceptloom.evaluation.methods import MethodName, draw_class_words, learn_request, method_config
 from conceptloom.evaluation.rle import from_rle, to_rle
 from conceptloom.generation import generate_images
 from conceptloom.learning import DriftMeasured, Finished, MasksUpdated, Progress, run
-from conceptloom.pictures import write_png
+from conceptloom.pictures import load_picture, write_png
 from conceptloom.runs import write_json_atomic
 
 RECORD = "unit.json"
@@ -197,44 +196,71 @@ def load_unit(key: UnitKey, root: Path) -> UnitResult:
     """Read a unit back. Raises `DataError` when it is missing or damaged."""
     folder = root / key.folder_name
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        told = UnitKey(**record["unit"])
-        masks = tuple(
-            MaskRecord(
-                one["step"],
-                one["picture"],
-                tuple(one["concepts"]),
-                np.stack([from_rle(rle) for rle in one["rle"]]),
-                None if one["maps"] is None else _unpacked(one["maps"]),
-                tuple(one["rescued"]),
-                tuple(one["collapsed"]),
-            )
-            for one in record["masks"]
-        )
+        record = read_record(folder / RECORD)
+        masks = tuple(one.masks() for one in record.masks)
         images = {
-            (prompt, index): _read_image(folder / _image_name(prompt, index))
-            for prompt, index in record["images"]
+            place: load_picture(folder / _image_name(*place)).pixels for place in dict.fromkeys(record.images)
         }
-        drift = record["drift"]
-        result = UnitResult(
-            told,
-            masks,
-            images,
-            record["seconds"],
-            None if drift is None else (drift[0], drift[1]),
-            record["config"],
-            record["base"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, PictureError) as error:
         raise DataError(
             f"the unit in {folder} cannot be read ({type(error).__name__}: {error}): delete the folder and run"
             " the evaluation again"
         ) from error
-    if told != key:
+    if record.unit != key:
         raise DataError(
-            f"the folder {folder} holds another unit, {told.folder_name}: delete it and run again"
+            f"the folder {folder} holds another unit, {record.unit.folder_name}: delete it and run again"
         )
-    return result
+    seconds = record.seconds.model_dump()
+    return UnitResult(key, masks, images, seconds, record.drift, record.config, record.base)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Seconds(_Part):
+    learn: float = Field(ge=0)
+    draw: float = Field(ge=0)
+
+
+class _Maps(_Part):
+    shape: tuple[int, int, int]
+    bytes: str
+
+
+class _Masks(_Part):
+    step: int
+    picture: str
+    concepts: tuple[str, ...]
+    rle: tuple[dict[str, Any], ...]
+    maps: _Maps | None
+    rescued: tuple[str, ...]
+    collapsed: tuple[str, ...]
+
+    def masks(self) -> MaskRecord:
+        """The record with its masks decoded. Raises `ValueError` where they are broken or do not fit."""
+        masks = np.stack([from_rle(code) for code in self.rle])
+        maps = None if self.maps is None else _unpacked(self.maps)
+        if len(masks) != len(self.concepts) or (maps is not None and len(maps) != len(masks)):
+            raise ValueError(f"{len(masks)} masks of {len(self.concepts)} concepts")
+        return MaskRecord(self.step, self.picture, self.concepts, masks, maps, self.rescued, self.collapsed)
+
+
+class UnitRecord(_Part):
+    """What `RECORD` says of a unit, as plain data."""
+
+    unit: UnitKey
+    base: dict[str, Any]
+    seconds: _Seconds
+    drift: tuple[float, float] | None
+    config: dict[str, Any] | None
+    images: tuple[tuple[int, int], ...]
+    masks: tuple[_Masks, ...]
+
+
+def read_record(path: Path) -> UnitRecord:
+    """What a `RECORD` file says. Raises ``OSError`` and ``ValueError`` where it is missing or damaged."""
+    return UnitRecord.model_validate_json(path.read_bytes())
 
 
 def _mask_record(event: MasksUpdated) -> MaskRecord:
@@ -252,14 +278,9 @@ def _packed(maps: npt.NDArray[np.uint8]) -> dict[str, Any]:
     return {"shape": list(maps.shape), "bytes": base64.b64encode(maps.tobytes()).decode("ascii")}
 
 
-def _unpacked(packed: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(base64.b64decode(packed["bytes"]), np.uint8).reshape(packed["shape"])
+def _unpacked(packed: _Maps) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(base64.b64decode(packed.bytes), np.uint8).reshape(packed.shape)
 
 
 def _image_name(prompt: int, index: int) -> str:
     return f"p{int(prompt):02d}-i{int(index):02d}.png"
-
-
-def _read_image(path: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(path, formats=["PNG"]) as image:
-        return np.asarray(image.convert("RGB"))

@@ -9,6 +9,7 @@ Axes: N pictures or texts, D embedding, H W pixels.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 
 from conceptloom.errors import DataError
 from conceptloom.judges.detector import GREY, JUDGES, Floats, Judge, JudgeName, Pixels, load_judge
@@ -25,6 +27,8 @@ from conceptloom.judges.detector import GREY, JUDGES, Floats, Judge, JudgeName, 
 OuterName = Literal["clip", "dinov2", "siglip"]
 OUTER: tuple[OuterName, ...] = get_args(OuterName)
 PICTURES_AT_ONCE = 16
+MAX_SIDE_PX, MAX_LAYERS = 2048, 200
+"""More than any of them has; what a configuration asks for is bounded before time or memory is spent on it."""
 
 
 class FeatureJudge(Protocol):
@@ -82,6 +86,8 @@ class OuterFeatures:
         self.folder = folder.expanduser()
         self.model = _load_model(name, self.folder)
         self.side_px, self.mean, self.std = _preprocessing(self.folder, self.model.config)
+        with _readable(self.folder, "can't look at a picture"):
+            self.embed([np.full((self.side_px, self.side_px, 3), GREY, np.uint8)])
 
     @torch.inference_mode()
     def embed(self, pictures: Sequence[Pixels]) -> Floats:
@@ -122,6 +128,9 @@ class TextFeatures(OuterFeatures):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(
                 self.folder, local_files_only=True, trust_remote_code=False
             )
+            if max(self.tokenizer.get_vocab().values()) >= self.model.config.text_config.vocab_size:
+                raise ValueError("the tokenizer knows words that the model does not")
+            self.embed_text(["a photo"])
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Floats:
@@ -151,13 +160,19 @@ def _load_model(name: OuterName, folder: Path) -> Any:
     found = config.get("model_type")
     if found != name:
         raise DataError(f"'{folder.name}' holds a model of type '{found}': the judge '{name}' needs '{name}'")
-    if not any(folder.glob("model*.safetensors")):
+    files = [*folder.glob("model*.safetensors")]
+    if not files:
         raise DataError(
             f"'{folder.name}' holds no model.safetensors: pickled weights can run code, convert them"
         )
     _require_only_a_model(folder, config)
     kind: Any = {"clip": CLIPModel, "dinov2": Dinov2Model, "siglip": SiglipModel}[name]
     with _readable(folder, "has weights that are damaged or do not fit its config.json"):
+        # What the files lack is made up before it is told of; here at most as much as they hold.
+        with torch.device("meta"):
+            needed = sum(weight.numel() for weight in kind(kind.config_class(**config)).parameters())
+        if needed > 2 * sum(map(_count_weights, files)):
+            raise ValueError("the architecture has far more weights than the files")
         model, info = kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
@@ -181,6 +196,17 @@ def _require_only_a_model(folder: Path, config: Mapping[str, Any]) -> None:
                 f"the config.json of '{folder.name}' asks for code or number formats of its own:"
                 " give the model as it was published"
             )
+        layers = part.get("num_hidden_layers", 0)
+        if isinstance(layers, int) and layers > MAX_LAYERS:
+            raise DataError(
+                f"the config.json of '{folder.name}' asks for {layers} layers, at most {MAX_LAYERS} are built:"
+                " give the model as it was published"
+            )
+
+
+def _count_weights(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def _preprocessing(folder: Path, config: Any) -> tuple[int, Floats, Floats]:
@@ -197,7 +223,9 @@ def _preprocessing(folder: Path, config: Any) -> tuple[int, Floats, Floats]:
     try:
         side = int(size if size is not None else vision.image_size)
         mean, std = (np.asarray(told[key], np.float32).reshape(3) for key in ("image_mean", "image_std"))
-    except (KeyError, TypeError, ValueError) as error:
+        if not 0 < side <= MAX_SIDE_PX or not np.isfinite([mean, std]).all() or not std.all():
+            raise ValueError(f"a side of {side} px, or no spread")
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(
             f"'{folder.name}' does not say how pictures are prepared: it needs its preprocessor_config.json"
         ) from error

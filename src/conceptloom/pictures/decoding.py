@@ -12,6 +12,7 @@ import re
 import stat
 import struct
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,11 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 MAX_FILE_BYTES = 128 * 2**20
 MAX_PIXELS = 64 * 2**20
-"""64 megapixels: more than cameras take, 200 MB once decoded, up to 1.3 GB while it is."""
+"""64 megapixels: more than cameras take, 200 MB once decoded, up to 0.8 GB while it is."""
+MAX_WEBP_PIXELS = 24 * 2**20
+"""Pillow holds a WebP file's pixels four times, 16 bytes each, while it decodes them."""
+BAND_PIXELS = 4 * 2**20
+"""So many pixels at a time are brought to sRGB and onto the matte."""
 MIN_SIDE_PX = 8
 MAX_ASPECT = 20
 """Of a longer strip the centred square shows next to nothing."""
@@ -43,15 +48,16 @@ _EXTENSIONS = {
     "WEBP": (".webp",),
 }
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_AS_STORED: Mapping[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.transpose(1, 0, 2),
+    6: np.rot90,
+    7: lambda upright: upright.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda upright: np.rot90(upright, -1),
 }
+"""By orientation, the view of an upright picture (H, W, 3) whose first row is the first one of the file."""
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")  # of a segment, or of the end
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 _EIGHT_BITS = ((np.arange(2**16) + 128) // 257).astype(np.uint8)
@@ -139,12 +145,13 @@ def _opened(path: Path, data: bytes) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:  # Pillow's own guard, above MAX_PIXELS
-        raise _too_many_pixels(path, "more than Pillow opens") from None
+        raise _too_many_pixels(path, "more than Pillow opens", MAX_PIXELS) from None
     except Exception as error:  # decoders raise whatever they trip over
         raise _damaged(path) from error
     size = f"{image.width} x {image.height}"
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_many_pixels(path, size)
+    most = MAX_WEBP_PIXELS if _kind(image) == "WEBP" else MAX_PIXELS
+    if image.width * image.height > most:
+        raise _too_many_pixels(path, size, most)
     if min(image.size) < MIN_SIDE_PX:
         raise PictureError(f"{path} is only {size} px: give a picture of at least {MIN_SIDE_PX} px a side")
     if max(image.size) > MAX_ASPECT * min(image.size):
@@ -163,15 +170,22 @@ def _decoded(
             _require_whole_jpeg(data)
         bits = data[24] if _kind(image) == "PNG" else 8  # a channel's, where PNG's first chunk has it
         image.load()
+        width, height = image.size
         orientation = _orientation(image)
-        opaque = _flattened(image, bits)
-        converted = None if profile is None else _from_profile(opaque.colours, profile)
-        upright = converted or _in_mode(opaque.colours, "RGB")
-        if opaque.alpha is not None:
-            upright = Image.composite(upright, Image.new("RGB", image.size, matte), opaque.alpha)
-        if orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[orientation])
-        return np.array(upright), converted is not None
+        upright = np.empty(
+            (width, height, 3) if orientation in (5, 6, 7, 8) else (height, width, 3), np.uint8
+        )
+        stored = _AS_STORED[orientation](upright) if orientation in _AS_STORED else upright
+        is_converted, rows = False, max(1, BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            band = image.crop((0, top, width, min(top + rows, height)))
+            opaque = _flattened(band, bits)
+            converted = None if profile is None else _from_profile(opaque.colours, profile)
+            seen = converted or _in_mode(opaque.colours, "RGB")
+            if opaque.alpha is not None:
+                seen = Image.composite(seen, Image.new("RGB", band.size, matte), opaque.alpha)
+            stored[top : top + rows], is_converted = np.asarray(seen), converted is not None
+        return upright, is_converted
     except MemoryError:
         size = f"{image.width} x {image.height}"
         raise PictureError(
@@ -185,9 +199,9 @@ def _damaged(path: Path) -> PictureError:
     return PictureError(f"{path} is damaged: save it again with an image editor, or give another file")
 
 
-def _too_many_pixels(path: Path, size: str) -> PictureError:
+def _too_many_pixels(path: Path, size: str, most: int) -> PictureError:
     return PictureError(
-        f"{path} has too many pixels ({size}): at most {MAX_PIXELS >> 20} megapixels, save it smaller"
+        f"{path} has too many pixels ({size}): at most {most >> 20} megapixels, save it smaller"
     )
 
 

@@ -66,14 +66,21 @@ def _load_photos(role: Role, folder: Path) -> tuple[Photo, ...]:
             f"no photographs at {folder}: expected backgrounds.json; reinstall or run 'make sprites'"
         )
     photos = []
-    for entry in json.loads(index.read_text(encoding="utf-8"))["photos"]:
-        if entry["role"] != role:
-            continue
-        path = folder / entry["file"]
-        if not path.is_file():
-            raise DataError(f"the photographs lack {entry['file']}: reinstall or run 'make sprites'")
-        with Image.open(path, formats=["WEBP"]) as image:
-            photos.append(Photo(entry["label"], role, entry["source"], np.asarray(image.convert("RGB"))))
+    try:
+        for entry in json.loads(index.read_text(encoding="utf-8"))["photos"]:
+            if entry["role"] != role:
+                continue
+            path = folder / entry["file"]
+            if not path.is_file():
+                raise DataError(f"the photographs lack {entry['file']}: reinstall or run 'make sprites'")
+            with Image.open(path, formats=["WEBP"]) as image:
+                photos.append(Photo(entry["label"], role, entry["source"], np.asarray(image.convert("RGB"))))
+    except DataError:
+        raise
+    except Exception as error:  # JSON of another shape, and whatever a decoder trips over
+        raise DataError(
+            f"the photographs at {folder} are damaged: reinstall or run 'make sprites'"
+        ) from error
     return tuple(photos)
 
 

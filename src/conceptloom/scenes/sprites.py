@@ -64,17 +64,23 @@ def _load(role: Role, folder: Path) -> tuple[Sprite, ...]:
     index = folder / "sprites.json"
     if not index.is_file():
         raise DataError(f"no sprite pack at {folder}: expected sprites.json; reinstall or run 'make sprites'")
-    entries = json.loads(index.read_text(encoding="utf-8"))["sprites"]
     atlases: dict[str, NDArray[np.uint8]] = {}
     sprites = []
-    for entry in entries:
-        if entry["role"] != role:
-            continue
-        family = entry["family"]
-        if family not in atlases:
-            atlases[family] = _open_atlas(folder / f"{role}-{family}.webp")
-        rgba = _cell(atlases[family], entry["cell"])
-        sprites.append(Sprite(entry["noun"], family, role, entry["class_word"], entry["noun_split"], rgba))
+    try:
+        for entry in json.loads(index.read_text(encoding="utf-8"))["sprites"]:
+            if entry["role"] != role:
+                continue
+            family = entry["family"]
+            if family not in atlases:
+                atlases[family] = _open_atlas(folder / f"{role}-{family}.webp")
+            rgba = _cell(atlases[family], entry["cell"])
+            sprites.append(
+                Sprite(entry["noun"], family, role, entry["class_word"], entry["noun_split"], rgba)
+            )
+    except DataError:
+        raise
+    except Exception as error:  # JSON of another shape, and whatever a decoder trips over
+        raise DataError(f"the sprite pack at {folder} is damaged: reinstall or run 'make sprites'") from error
     return tuple(sprites)
 
 
@@ -88,7 +94,10 @@ def _open_atlas(path: Path) -> NDArray[np.uint8]:
 def _cell(atlas: NDArray[np.uint8], cell: int) -> NDArray[np.uint8]:
     row, column = divmod(cell, ATLAS_COLUMNS)
     top, left = row * CELL_PX, column * CELL_PX
-    return np.ascontiguousarray(atlas[top : top + CELL_PX, left : left + CELL_PX])
+    found = np.ascontiguousarray(atlas[top : top + CELL_PX, left : left + CELL_PX])
+    if found.shape != (CELL_PX, CELL_PX, 4):
+        raise DataError(f"the sprite pack has no cell {cell}: reinstall or run 'make sprites'")
+    return found
 
 
 def nouns(sprites: Sequence[Sprite]) -> tuple[str, ...]:

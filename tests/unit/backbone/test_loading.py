@@ -12,6 +12,7 @@ import torch
 from diffusers import PNDMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.errors import BaseModelError, ConceptloomError, DeviceError
@@ -438,3 +439,34 @@ def test_auto_on_a_cpu_is_float32(tiny_folder: Path) -> None:
 def test_every_refusal_is_a_conceptloom_error() -> None:
     assert issubclass(BaseModelError, ConceptloomError)
     assert issubclass(DeviceError, ConceptloomError)
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [
+        ("text_encoder", "num_hidden_layers"),
+        ("unet", "layers_per_block"),
+        ("unet", "transformer_layers_per_block"),
+        ("vae", "layers_per_block"),
+    ],
+)
+@pytest.mark.parametrize("count", [3000, 10**9, [1, 3000]])
+def test_an_architecture_of_thousands_of_layers_is_not_built(
+    folder: Path, part: str, option: str, count: object
+) -> None:
+    change_json(folder / part / "config.json", **{option: count})
+    refused(folder, f"'{part}' sets '{option}' to more than 100 layers")
+
+
+def test_thousands_of_blocks_are_not_built(folder: Path) -> None:
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 5000, "block_out_channels": [16] * 5000}
+    change_json(folder / "unet" / "config.json", **blocks)
+    refused(folder, "more than 100 layers or blocks")
+
+
+def test_a_text_encoder_wider_than_its_weights_is_not_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_json(folder / "text_encoder" / "config.json", hidden_size=10**5, num_attention_heads=4)
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda *_, **__: pytest.fail("it was built"))
+    refused(folder, "text_encoder has weights that are damaged or do not fit")

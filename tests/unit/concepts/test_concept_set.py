@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from conceptloom.backbone import Backbone, encode_prompts, tokenize
 from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet, WeightsDelta, concept_set
-from conceptloom.concepts.storage import previous_of
+from conceptloom.concepts.storage import MAX_IMAGE_PIXELS, previous_of
 from conceptloom.errors import ConceptSetError
 from conceptloom.seeding import noise, numpy_generator
 from hostile import MALFORMED
@@ -528,8 +528,19 @@ def test_a_mask_that_is_no_png_is_refused(folder: Path) -> None:
 
 
 def test_a_mask_with_too_many_pixels_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("conceptloom.concepts.storage.MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setitem(MAX_IMAGE_PIXELS, "L", 100)
     refused(folder, "too many pixels")
+
+
+def test_a_thumbnail_of_a_photographs_size_is_refused(folder: Path) -> None:
+    Image.new("1", (2049, 2048)).save(folder / "thumbnails" / "cat.png")
+    refused(folder, "too many pixels")
+
+
+def test_half_a_character_in_the_configuration_is_refused_when_the_set_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConceptSetError, match="plain data"):
+        replace(example_set(), config={"prompt": "\ud800"}).save(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
 
 
 @pytest.mark.parametrize(

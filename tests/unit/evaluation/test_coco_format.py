@@ -237,6 +237,13 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path) -> None:
     refused(folder, "leads out of its folder")
 
 
+def test_a_link_that_leads_to_itself_is_refused(folder: Path) -> None:
+    path = folder / IMAGES / told(folder)["images"][0]["file_name"]
+    path.unlink()
+    path.symlink_to(path.name)
+    refused(folder, "leads out of its folder")
+
+
 def first_picture(value: dict[str, Any]) -> dict[str, Any]:
     return value["concept_sets"]["sets"][0]["pictures"][0]
 

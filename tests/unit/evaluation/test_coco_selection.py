@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -479,3 +480,45 @@ def test_an_image_name_that_leads_out_of_the_folder_is_refused(folder: CocoFolde
     small_folder(folder, [("dog", "couch")])
     folder.images[0]["file_name"] = "../../secret.png"
     refused(folder.write(), "is no plain file name")
+
+
+def test_an_image_name_with_half_a_character_is_refused(folder: CocoFolder) -> None:
+    small_folder(folder, [("dog", "couch")])
+    folder.images[0]["file_name"] = "\ud800.png"
+    refused(folder.write(), "is no plain file name")
+
+
+def test_an_area_larger_than_numbers_go_is_refused(folder: CocoFolder) -> None:
+    image = folder.add(("dog", LEFT))
+    folder.annotate(image, "couch", RIGHT, area=10**400)
+    with pytest.raises(DataError, match="annotation 2 has no area"):
+        folder.scenes()
+
+
+@pytest.mark.parametrize("name", [["dog"], {"dog": 1}, 7])
+def test_a_category_whose_name_is_no_text_is_of_no_class(folder: CocoFolder, name: object) -> None:
+    folder.add(("dog", LEFT), ("couch", RIGHT), ("pizza", (20, 40, 30, 50)))
+    path = folder.write() / "annotations" / "instances_val2017.json"
+    told = json.loads(path.read_text())
+    told["categories"][NAMES.index("pizza")]["name"] = name
+    path.write_text(json.dumps(told))
+    assert len(qualifying_scenes(open_coco(path))) == 1
+
+
+def test_any_number_of_annotations_takes_the_memory_of_a_few(tmp_path: Path) -> None:
+    side = 1000
+    path = tmp_path / "instances.json"
+    whole = {"size": [side, side], "counts": [0, side * side]}
+    thing = {"image_id": 1, "category_id": 1, "segmentation": whole, "area": side * side, "iscrowd": 0}
+    told = {
+        "images": [{"id": 1, "file_name": "1.png", "width": side, "height": side}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": number, **thing} for number in range(40)],
+    }
+    path.write_text(json.dumps(told))
+    coco = open_coco(path)
+    tracemalloc.start()
+    qualifying_scenes(coco)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15 * side * side  # of 40 masks of side * side bytes

@@ -210,3 +210,19 @@ def _clock(rounds: list[tuple[float, float]]) -> Iterator[float]:
         yield now
         now += decoding
         yield now
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["[" * 100_000, '{"unit": 1}', '{"seconds": {"learn": 1e999, "draw": 0}}', '{"images": [[0]]}', "\x00"],
+)
+def test_a_unit_that_cannot_be_read_tells_no_cost(damage: str, tmp_path: Path) -> None:
+    finished(tmp_path, task("paper"), 8.0, 0.0)
+    finished(tmp_path, task("fixed"), 4.0, 0.0)
+    path = tmp_path / task("paper").key.folder_name / "unit.json"
+    told = json.loads(path.read_text())
+    try:
+        path.write_text(json.dumps({**told, **json.loads(damage)}).replace("Infinity", "1e999"))
+    except (ValueError, RecursionError):
+        path.write_text(damage)
+    assert finished_costs(tmp_path) == {("fixed", ""): UnitCost(4.0, None)}

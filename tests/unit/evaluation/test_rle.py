@@ -30,6 +30,29 @@ def test_a_code_of_another_length_than_the_mask_is_refused(counts: str) -> None:
         from_rle({"size": [3, 2], "counts": counts})
 
 
+# pycocotools reads past the end of a code whose last number goes on, into whatever the memory holds: it gets none.
+@pytest.mark.parametrize(
+    "counts", ["P", "231P", "oooooo", "PPPPPPP0", "231\x00", "23 1", "231é", None, 231, ["2"]]
+)
+def test_a_code_that_breaks_off_within_a_number_is_refused_before_it_is_decoded(
+    counts: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pycocotools("mask"), "decode", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match="broken"):
+        from_rle({"size": [3, 2], "counts": counts})
+
+
+@pytest.mark.parametrize(
+    "size", [None, 6, [6], [3, 2, 1], [3.0, 2], ["3", 2], [0, 6], [-3, -2], [60_000, 60_000], [10**400, 1]]
+)
+def test_a_code_of_no_size_or_of_gigabytes_is_refused_before_it_is_decoded(
+    size: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pycocotools("mask"), "decode", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(ValueError, match=r"size|broken"):
+        from_rle({"size": size, "counts": "231"})
+
+
 # Segmentations of annotations
 
 SIZE = (20, 30)
@@ -131,3 +154,8 @@ def sized(counts: Any, *size: Any) -> dict[str, Any]:
 def test_a_broken_segmentation_is_refused(segmentation: Any) -> None:
     with pytest.raises(ValueError, match="broken"):
         from_segmentation(segmentation, SIZE)
+
+
+def test_a_corner_further_away_than_numbers_go_is_refused() -> None:
+    with pytest.raises(ValueError, match="broken polygon"):
+        from_segmentation([[0, 0, 10**400, 0, 9, 9]], SIZE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +231,65 @@ def test_a_folder_without_its_preprocessing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DataError, match="how pictures are prepared"):
         load_feature_judge("dinov2", tmp_path)
+
+
+def refused_clip(folder: Path, file: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """A CLIP folder with one file changed is refused in one line, within seconds."""
+    save_clip(folder)
+    told = json.loads((folder / file).read_text(encoding="utf-8"))
+    change(told)
+    (folder / file).write_text(json.dumps(told), encoding="utf-8")
+    begun = time.perf_counter()
+    with pytest.raises(DataError) as caught:
+        load_feature_judge("clip", folder)
+    assert time.perf_counter() - begun < 5
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**5),
+        ("num_hidden_layers", 3000),
+        ("hidden_size", 10**5),
+        ("hidden_size", "16"),
+    ],
+)
+def test_an_architecture_that_takes_for_ever_or_all_memory_is_not_built(
+    part: str, key: str, value: object, tmp_path: Path
+) -> None:
+    refused_clip(tmp_path, "config.json", lambda told: told[part].update({key: value}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop_size": 10**9},
+        {"crop_size": 0},
+        {"crop_size": 10**400},
+        {"crop_size": SIDE // 2},
+        {"image_mean": [10**400, 0, 0]},
+        {"image_mean": ["a"]},
+        {"image_std": [0, 0, 0]},
+        {"image_std": [float("nan")] * 3},
+    ],
+)
+def test_preprocessing_that_the_model_cannot_take_is_refused(
+    changes: dict[str, object], tmp_path: Path
+) -> None:
+    refused_clip(tmp_path, "preprocessor_config.json", lambda told: told.update(changes))
+
+
+@pytest.mark.parametrize("token", [None, True, [], {"a": 1}])
+def test_a_tokenizer_that_cannot_pad_is_refused_when_it_is_loaded(token: object, tmp_path: Path) -> None:
+    refused_clip(tmp_path, "tokenizer_config.json", lambda told: told.update({"pad_token": token}))
+
+
+@pytest.mark.parametrize("vocabulary", [None, [], "a", {"a": None}])
+def test_a_tokenizer_without_a_vocabulary_is_refused(vocabulary: object, tmp_path: Path) -> None:
+    refused_clip(tmp_path, "tokenizer.json", lambda told: told["model"].update({"vocab": vocabulary}))
+
+
+def test_words_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    refused_clip(tmp_path, "tokenizer.json", lambda told: told["model"]["vocab"].update({"extra": 10**6}))

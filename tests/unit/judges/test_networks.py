@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -119,4 +120,53 @@ def test_a_later_format_is_named_in_the_refusal(tmp_path: Path) -> None:
     told = json.loads((tmp_path / DESCRIPTION).read_text(encoding="utf-8"))
     (tmp_path / DESCRIPTION).write_text(json.dumps(told | {"format": 99}), encoding="utf-8")
     with pytest.raises(DataError, match="format 99"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": {"widths": "abc"}},
+        {"network": {"widths": []}},
+        {"network": {"depths": [1, 1, 10**9]}},
+        {"network": {"depths": None}},
+        {"network": {"neck": 10**5}},
+        {"network": {"points": 10**6}},
+        {"network": {"side_px": 10**6}},
+        {"network": {"side_px": 33}},
+        {"network": {"side_px": "32"}},
+        {"vocabulary": {"sprites": ["cat", "dog", "car"]}},
+        {"vocabulary": {"sprites": [1, 2, 3]}},
+        {"vocabulary": {"backgrounds": [None, {}]}},
+        {"thresholds": {"object": 1e999}},
+        {"thresholds": {"object": 10**400}},
+    ],
+)
+def test_a_description_of_what_the_weights_are_not_is_refused_at_once(
+    changes: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    save_network(tmp_path, tiny(), Thresholds(), {})
+    told = json.loads((tmp_path / DESCRIPTION).read_text(encoding="utf-8"))
+    for part, values in changes.items():
+        told[part].update(values)
+    (tmp_path / DESCRIPTION).write_text(json.dumps(told), encoding="utf-8")
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match="damaged or of another version"):
+        load_network(tmp_path)
+    assert time.perf_counter() - begun < 5
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    network = tiny()
+    with torch.no_grad():
+        network.table.weight[0, 0] = torch.nan
+    save_network(tmp_path, network, Thresholds(), {})
+    with pytest.raises(DataError, match="damaged"):
+        load_network(tmp_path)
+
+
+def test_a_description_nested_too_deeply_to_read_is_refused(tmp_path: Path) -> None:
+    save_network(tmp_path, tiny(), Thresholds(), {})
+    (tmp_path / DESCRIPTION).write_text("[" * 100_000)
+    with pytest.raises(DataError, match="damaged"):
         load_network(tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import time
 import warnings
 import zlib
@@ -533,3 +535,58 @@ def test_any_greys_come_back_from_every_mode_and_white_where_transparent(
     read_from = decoded(image, tmp_path_factory.getbasetemp() / "greys")
     seen = np.full_like(grey, 255) if "A" in mode and alpha == 0 else grey
     np.testing.assert_array_equal(read_from.pixels, np.stack([seen] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16"])
+def test_a_picture_read_in_bands_is_the_picture_read_at_once(
+    mode: str, orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (41, 60, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels, "RGBA")
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 200)
+    elif mode == "P":
+        image = image.convert("RGB").quantize(16)
+        image.info["transparency"] = 3
+    else:
+        image = image.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if mode == "RGB" else None
+    at_once = read(image, tmp_path, kind, exif=exif, icc_profile=profile)
+    monkeypatch.setattr("conceptloom.pictures.decoding.BAND_PIXELS", 7 * 60)
+    np.testing.assert_array_equal(read(image, tmp_path, kind, exif=exif, icc_profile=profile), at_once)
+
+
+def test_a_webp_of_more_pixels_than_its_decoder_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conceptloom.pictures.decoding.MAX_WEBP_PIXELS", 1500)
+    with pytest.raises(PictureError, match=r"too many pixels \(48 x 32\)"):
+        read(Image.fromarray(quadrants()), tmp_path, "WEBP")
+    assert read(Image.fromarray(quadrants()), tmp_path, "PNG").shape == (32, 48, 3)
+
+
+PEAK = """
+import resource, sys
+from conceptloom.pictures import load_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_picture(sys.argv[1])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes there")
+@pytest.mark.parametrize(
+    ("kind", "mode", "side"),
+    [("PNG", "RGBA", 8192), ("PNG", "P", 8192), ("JPEG", "RGB", 8192), ("WEBP", "RGBA", 5016)],
+)
+def test_the_largest_pictures_take_less_than_600_mb(kind: str, mode: str, side: int, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    image = Image.new(mode, (side, side))
+    image.save(path, kind, **({"lossless": True, "method": 0} if kind == "WEBP" else {}))
+    ran = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 600
