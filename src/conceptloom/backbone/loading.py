@@ -463,6 +463,9 @@ def _require_fitting_parts(unet: Any, vae: Any, text_encoder: Any, tokenizer: An
         raise BaseModelError(
             f"the tokenizer reads {tokenizer.model_max_length!r} tokens: expected 3 or more, export it again"
         )
+    for name in ("bos_token", "eos_token", "pad_token"):
+        if not _is_count(getattr(tokenizer, f"{name}_id"), 0):
+            raise BaseModelError(f"the tokenizer has no {name} in its vocabulary: export it again")
 
 
 def _is_count(value: object, low: int, high: float = math.inf) -> bool:

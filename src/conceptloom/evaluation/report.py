@@ -16,7 +16,15 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from conceptloom.concepts.storage import is_plain_name
 from conceptloom.errors import DataError
@@ -60,7 +68,9 @@ class Measured(_Part):
         return self
 
 
-Entry = Measured | int | str | None
+Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""What every reader of JSON takes for the same number."""
+Entry = Measured | Count | str | None
 """A table's cell; None is an empty one."""
 
 

@@ -278,6 +278,8 @@ def test_a_unet_of_another_kind_is_refused(folder: Path) -> None:
         ("tokenizer/tokenizer_config.json", {"model_max_length": 2}),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}),
         ("tokenizer/tokenizer_config.json", {"bos_token": None}),
+        ("tokenizer/tokenizer_config.json", {"eos_token": None}),
+        ("tokenizer/tokenizer_config.json", {"pad_token": None}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}),
         ("scheduler/scheduler_config.json", {"steps_offset": "1"}),

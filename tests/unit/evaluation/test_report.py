@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def test_cells_keep_their_kinds(tmp_path: Path) -> None:
     loaded = load_report(tmp_path / "report.json").tables[0].rows[0].cells
     assert loaded == cells
     assert [type(cell) for cell in loaded] == [type(cell) for cell in cells]
+
+
+def test_a_whole_number_beyond_what_json_readers_agree_on_is_refused(tmp_path: Path) -> None:
+    save_report(plain_report(tables=(table(7),)), tmp_path / "report.json")
+    cells = json.loads((tmp_path / "report.json").read_text())
+    cells["tables"][0]["rows"][0]["cells"] = [10**400]
+    (tmp_path / "report.json").write_text(json.dumps(cells))
+    with pytest.raises(DataError) as raised:
+        load_report(tmp_path / "report.json")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_same_report_is_the_same_file(tmp_path: Path) -> None:
