@@ -275,9 +275,11 @@ def test_no_library_makes_decoders_fill_up_what_is_missing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("RGBA", "PNG"), ("RGB", "WEBP")])
-def test_the_largest_legal_picture_is_read_in_a_gigabyte_and_a_half(mode: str, kind: str) -> None:
-    Image.new(mode, (8192, 8192), 0).save("large.png", format=kind)
+@pytest.mark.parametrize(
+    ("mode", "kind", "side"), [("RGB", "JPEG", 8192), ("RGBA", "PNG", 8192), ("RGB", "WEBP", 5016)]
+)
+def test_the_largest_legal_picture_is_read_in_a_gigabyte(mode: str, kind: str, side: int) -> None:
+    Image.new(mode, (side, side), 0).save("large.png", format=kind)
     code = """
 import resource
 from conceptloom.pictures import load_picture
@@ -285,5 +287,5 @@ print(*load_picture("large.png").size, resource.getrusage(resource.RUSAGE_SELF).
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     height, width, kilobytes = (int(word) for word in done.stdout.split())
-    assert (height, width) == (8192, 8192)
-    assert 0.2 * 2**20 < kilobytes < 1.5 * 2**20
+    assert (height, width) == (side, side)
+    assert 0.07 * 2**20 < kilobytes < 2**20, kilobytes
