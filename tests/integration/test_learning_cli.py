@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -149,7 +148,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[]
                 if condition():
                     patch.setattr(verb, "duration", original)
                     for number in signals or (signal.SIGINT,):
-                        os.kill(os.getpid(), number)
+                        signal.raise_signal(number)
                 return original(seconds)
 
             patch.setattr(verb, "duration", duration)
@@ -212,8 +211,8 @@ def test_ctrl_c_twice_amid_a_step_stops_at_once_and_the_run_goes_on_from_its_las
     def predict(*args: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and reached("em", 2)():
             patch.undo()
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return original(*args)
 
     with monkeypatch.context() as patch:
