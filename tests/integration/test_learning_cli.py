@@ -202,6 +202,15 @@ def test_sigterm_stops_a_run_as_ctrl_c_does_with_its_own_exit_code(
     assert invoke(*TWO, "--resume", "--out", "set").exit_code == 0
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """As in a terminal; a shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_twice_amid_a_step_stops_at_once_and_the_run_goes_on_from_its_last_checkpoint(
     invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
