@@ -24,8 +24,10 @@ from conceptloom.cli import learn as verb
 from conceptloom.concepts import ConceptSet
 from conceptloom.errors import ConceptloomError, ConfigError, PictureError, RunError
 from conceptloom.learning import (
+    Estimate,
     Finished,
     Progress,
+    Resumed,
     SamplesDrawn,
     StepDone,
     estimate,
@@ -562,6 +564,14 @@ def test_the_estimate_covers_every_stage_and_draws_nothing_of_the_run(tiny_backb
     first = next(event for event in job.events() if isinstance(event, StepDone))
     halfway = expected.remaining_seconds(first, 1.0)
     assert 0 < halfway < 100
+
+
+def test_a_run_that_goes_on_is_told_to_need_what_the_estimate_leaves_for_the_rest() -> None:
+    expected = Estimate({"prior": 10.0, "tokens": 0.0, "masks": 10.0, "em": 40.0, "joint": 20.0}, 0, 0)
+    resumed = Resumed("em", 30, 40)
+    before = expected.seconds_until(resumed)
+    assert before == 50.0
+    assert expected.remaining_seconds(resumed, before) == 30.0
 
 
 def test_the_estimate_of_memory_counts_trained_weights(

@@ -231,7 +231,7 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
             elif isinstance(event, Noticed):
                 bar.console.print(event.text, highlight=False)
             elif isinstance(event, Resumed):
-                skipped_seconds = expected.total_seconds - expected.remaining_seconds(event, 0.0)
+                skipped_seconds = expected.seconds_until(event)
                 for reason in event.skipped:
                     bar.console.print(reason, highlight=False)
                 bar.console.print(f"going on after {event.stage} step {event.step}", highlight=False)

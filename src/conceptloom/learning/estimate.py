@@ -52,11 +52,15 @@ class Estimate:
         """Of the whole run."""
         return sum(self.seconds.values())
 
-    def remaining_seconds(self, progress: Progress, elapsed: float) -> float:
-        """What is left at `progress` after `elapsed` seconds: the estimate, scaled by how it has held so far."""
+    def seconds_until(self, progress: Progress) -> float:
+        """From the start of the run to `progress`."""
         before = sum(self.seconds[stage] for stage in STAGES[: STAGES.index(progress.stage)])
         share = progress.step / progress.total if progress.total else 1.0
-        done = before + self.seconds[progress.stage] * share
+        return before + self.seconds[progress.stage] * share
+
+    def remaining_seconds(self, progress: Progress, elapsed: float) -> float:
+        """What is left at `progress` after `elapsed` seconds: the estimate, scaled by how it has held so far."""
+        done = self.seconds_until(progress)
         left = self.total_seconds - done
         return left if done < 0.02 * self.total_seconds else left * elapsed / done
 
