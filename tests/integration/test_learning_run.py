@@ -531,7 +531,8 @@ def test_em_ends_early_once_masks_have_been_calm_for_long_enough(
     tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     """Masks are always calm for an IoU of next to nothing, so EM takes two E-steps."""
-    request = request_for(mask_update_every=1, stop_when_calm=2, calm_iou=1e-9, em_steps=4, train="tokens")
+    calm = {"mask_update_every": 1, "stop_when_calm": 2, "calm_iou": 1e-9}
+    request = request_for(method="paper", em_steps=4, train="tokens", **calm)
     steps = [event for event in run(request, tiny_backbone, tmp_path / "run") if isinstance(event, StepDone)]
     assert [event.step for event in steps if event.stage == "em"] == [1, 2]
 

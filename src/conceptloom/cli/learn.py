@@ -87,8 +87,8 @@ def learn(
     method: Annotated[
         MethodChoice | None,
         typer.Option(
-            help="gt: your masks, one of every concept; fixed: found once; paper: found again and again"
-            " (default); refined: with the E-step that measured best."
+            help="gt: your masks, one of every concept; fixed: found once; paper: found again and again;"
+            " refined (default): likewise, with the E-step that measured best."
         ),
     ] = None,
     seed: Annotated[

@@ -81,7 +81,7 @@ def learn(
         concepts: initializer word, or None, by concept name; `<name>` is the new word in prompts.
         out: folder of the concept set. Where it holds a set already, that set is learned further: concepts named here
             go on from their rows or are added, all others stay bit for bit.
-        method: "gt" (your masks), "fixed", "paper" (the default), "literal" or "refined".
+        method: "gt" (your masks), "fixed", "paper", "literal" or "refined" (the default).
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
         prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
         masks: mask file by (picture name, concept name), white = concept. Method "gt" needs one of every concept; other
@@ -155,7 +155,7 @@ def prepare_job(
     What can be refused without the base model is refused before it is loaded.
     """
     overrides = overrides or {}
-    by_hand = overrides.get("method", "paper") == "gt"
+    by_hand = overrides.get("method") == "gt"
     if by_hand and (boxes or strokes):
         raise ConfigError("boxes and strokes are hints for methods that find masks: leave method gt out")
     start = _start_from(out)

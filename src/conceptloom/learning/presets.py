@@ -13,6 +13,8 @@ from typing import Any, get_args
 from conceptloom.errors import ConfigError
 from conceptloom.learning.config import LearnConfig, Method, parse_config
 
+DEFAULT_METHOD: Method = "refined"
+
 START_MASKS: dict[str, Any] = {"layers": "all", "tau": 0.4, "crf": {"scale": 1.0}}
 
 E_STEP: dict[str, dict[str, Any]] = {
@@ -96,14 +98,14 @@ PRESETS: dict[str, FamilyPreset] = {
 
 
 def resolve_config(family: str, overrides: Mapping[str, Any] | None = None) -> LearnConfig:
-    """The preset of `family` for the method in `overrides` ("paper" when it names none), with `overrides` on top.
+    """The preset of `family` for the method in `overrides` (`DEFAULT_METHOD` when it names none), `overrides` on top.
 
     A partial `crf` table changes only the keys it names. Raises `ConfigError` for an unknown family, key or value.
     """
     if family not in PRESETS:
         raise ConfigError(f"unknown family of base models '{family}': expected one of {', '.join(PRESETS)}")
     changes = dict(overrides or {})
-    method = changes.get("method", "paper")
+    method = changes.get("method", DEFAULT_METHOD)
     if method not in get_args(Method):
         raise ConfigError(
             f"configuration key 'method': expected one of {', '.join(get_args(Method))} (got {method!r})"

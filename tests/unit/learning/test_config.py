@@ -22,12 +22,16 @@ def test_every_family_has_every_method(family: str, method: str) -> None:
 
 
 def test_sd_numbers_are_the_papers_and_break_a_scenes() -> None:
-    config = resolve_config("sd")
+    config = resolve_config("sd", {"method": "paper"})
     assert (config.method, config.em_steps, config.joint_steps, config.train) == ("paper", 400, 400, "full")
     assert (config.token_lr, config.joint_lr, config.lambda_attn, config.clip_norm) == (5e-4, 2e-6, 0.01, 1.0)
     assert (config.mask_update_every, config.e_step_timesteps, config.initial_timesteps) == (20, 10, 50)
     assert (config.layers, config.tau, config.mask_loss_norm, config.weights) == ("all", 0.4, "paper", "end")
     assert config.prior_weight == 1.0
+
+
+def test_masks_are_refined_unless_a_method_is_named() -> None:
+    assert resolve_config("sd").method == resolve_config("builtin", {"seed": 3}).method == "refined"
 
 
 def test_builtin_joint_stage_is_half_as_long() -> None:
@@ -61,7 +65,7 @@ def test_the_joint_rate_follows_what_is_trained_unless_given() -> None:
 
 
 def test_a_partial_crf_table_changes_only_its_keys() -> None:
-    crf = resolve_config("sd", {"crf": {"iterations": 3}}).crf
+    crf = resolve_config("sd", {"method": "paper", "crf": {"iterations": 3}}).crf
     assert crf == CRFSettings(iterations=3, scale=1.0)
 
 
@@ -257,6 +261,7 @@ def test_a_timestep_range_that_is_no_part_of_the_schedule_is_refused(part: tuple
 
 def test_mask_rules_are_those_of_the_configuration() -> None:
     values = {
+        "method": "paper",
         "tau": 0.2,
         "normalise": "range",
         "competition": True,
@@ -268,5 +273,5 @@ def test_mask_rules_are_those_of_the_configuration() -> None:
 
 def test_a_threshold_no_map_can_pass_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'tau' is 1\.5, but maps normalised by 'maximum' end at 1"):
-        resolve_config("builtin", {"tau": 1.5})
+        resolve_config("builtin", {"method": "paper", "tau": 1.5})
     assert resolve_config("builtin", {"tau": 1.5, "normalise": "spread"}).tau == 1.5
