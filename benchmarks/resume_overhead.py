@@ -45,15 +45,26 @@ def undisturbed_seconds(arguments: list[str]) -> float:
     return time.perf_counter() - begun
 
 
-def killed_seconds(arguments: list[str], checkpoint: Path) -> float:
-    """The same, of a run killed once `checkpoint` is there and of the one that goes on."""
+def killed_seconds(arguments: list[str], checkpoint: Path) -> tuple[float, float]:
+    """The same, of a run killed once `checkpoint` is there and of the one that goes on; and how long the latter took
+    from the start of its process until it went on.
+    """
     begun = time.perf_counter()
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
         while not checkpoint.is_dir():
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
         process.kill()
-    return time.perf_counter() - begun + undisturbed_seconds([*arguments, "--resume"])
+    resumed = time.perf_counter()
+    until_going_on = 0.0
+    with subprocess.Popen([*arguments, "--resume"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("going on after"):
+                until_going_on = time.perf_counter() - resumed
+    assert process.returncode == 0, "the run did not end"
+    assert until_going_on, "the run did not go on"
+    return time.perf_counter() - begun, until_going_on
 
 
 def checkpoint_share(picture: Path, words: dict[str, str], overrides: dict[str, Any], out: Path) -> float:
@@ -77,6 +88,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
     arguments = parser.parse_args()
+    os.environ["PYTHONUNBUFFERED"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     torch.set_num_threads(arguments.threads)
     overrides = {key: json.loads(value) for key, _, value in (text.partition("=") for text in arguments.set)}
@@ -94,11 +106,11 @@ def main() -> None:
             whole, cut = folder / f"whole-{pair}", folder / f"cut-{pair}"
             plain = undisturbed_seconds(command(picture, scene.words, config, whole))
             checkpoint = run_folder(cut) / CHECKPOINTS / f"{middle:08d}"
-            killed = killed_seconds(command(picture, scene.words, config, cut), checkpoint)
+            killed, start = killed_seconds(command(picture, scene.words, config, cut), checkpoint)
             same = torch.equal(ConceptSet.load(whole).rows(), ConceptSet.load(cut).rows())
             print(
-                f"undisturbed {plain:.1f} s, killed and resumed {killed:.1f} s: {killed / plain - 1:+.1%}"
-                f" ({killed - plain:+.1f} s); rows {'equal' if same else 'DIFFER'}",
+                f"undisturbed {plain:.1f} s, killed and resumed {killed:.1f} s: {killed / plain - 1:+.1%};"
+                f" {start:.1f} s of it ({start / plain:.1%}) until it went on; rows {'equal' if same else 'DIFFER'}",
                 flush=True,
             )
 
