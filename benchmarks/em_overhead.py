@@ -1,10 +1,10 @@
 """Overhead of EM: wall time of stage 3 over its steps, against the bare step, interleaved.
 
-    python benchmarks/em_overhead.py [--model builtin] [--pairs 5] [--steps 100] [--threads 2]
+    python benchmarks/em_overhead.py [--model builtin] [--pairs 5] [--steps 100] [--threads 2] [--dtype float32]
 
 Bare step: text encoder and U-Net forward and backward in the product's dtype and attention, all weights frozen,
-gradient to the placeholder rows only, same batch. Two pictures, three concepts; batch 1 and 4; `paper` and the
-amortised schedule (running average of the M-step's own maps). Prints the median ratio and its range.
+gradient to the placeholder rows only, same batch. Two pictures, three concepts; batch 1 and 4; `paper`, `refined` and
+the amortised schedule of both (running average of the M-step's own maps). Prints the median ratio and its range.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ from conceptloom.learning.losses import denoising_loss
 from conceptloom.seeding import noise, torch_generator
 
 AMORTISED = {"e_step_source": "running_average", "e_step_timesteps": "own", "e_step_prompt": "subset"}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "paper": {"method": "paper"},
+    "paper, amortised": {"method": "paper", **AMORTISED},
+    "refined": {"method": "refined"},
+    "refined, amortised": {"method": "refined", **AMORTISED},
+}
 
 
 def bare_seconds(backbone: Backbone, batch: int, steps: int) -> float:
@@ -51,7 +57,7 @@ def stage_seconds(backbone: Backbone, batch: int, steps: int, overrides: dict[st
     words = {"first": first.words["first"], "second": first.words["second"], "place": second.words["place"]}
     contains = {first.name: ["first", "second"], second.name: ["place"]}
     settings = {"em_steps": steps, "batch_size": batch, "train": "tokens", "preview_every": 0, **overrides}
-    config = resolve_config(family_of(backbone.version), {"method": "paper", **settings})
+    config = resolve_config(family_of(backbone.version), settings)
     request = build_request(
         [first.picture, second.picture], words, config, contains=contains, backgrounds=backbone.backgrounds
     )
@@ -74,18 +80,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    backbone = load_backbone(arguments.model, device="cpu")
+    backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
     for batch in (1, 4):
         bare_seconds(backbone, batch, 5)
-        for name, overrides in (("paper", {}), ("amortised", AMORTISED)):
+        for name, overrides in SCHEDULES.items():
             ratios, bare = [], []
             for _ in range(arguments.pairs):
                 bare.append(bare_seconds(backbone, batch, arguments.steps))
                 ratios.append(stage_seconds(backbone, batch, arguments.steps + 1, overrides) / bare[-1])
             print(
-                f"batch {batch} {name:<10} {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f});"
+                f"batch {batch} {name:<18} {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f});"
                 f" bare step {1000 * np.median(bare):.0f} ms",
                 flush=True,
             )
