@@ -1,7 +1,7 @@
 """What the built-in model can do before anything is learned: where it looks, and what it can name.
 
 The attention gate reads cross-attention on real (composed) scenes of two training sprites, caption as is. The name
-check generates "a NOUN on BACKGROUND" and asks the trainless judge which drawing it sees.
+check asks the trainless judge which drawing it sees in the model's pictures of single nouns.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conceptloom.backbone import Backbone, TokenizedPrompt, encode_prompts, record_attention, sample, tokenize
+from conceptloom.backbone import Backbone, TokenizedPrompt, encode_prompts, record_attention, tokenize
 from conceptloom.judges.names import NameCheck
 from conceptloom.masks import iou, resize_maps
 from conceptloom.scenes.backgrounds import Photo
 from conceptloom.scenes.composer import Scene, SceneRules, compose, random_background
-from conceptloom.scenes.sprites import Sprite, nouns
+from conceptloom.scenes.sprites import Sprite
 from conceptloom.seeding import noise, numpy_generator, torch_generator
 
 SUBJECT_THRESHOLD = 0.5
 REST_LEVEL = 0.4
 GATE_TIMESTEPS = 50
 LOG_SNR_BANDS = ((-float("inf"), -2.0), (-2.0, 0.0), (0.0, 2.0), (2.0, float("inf")))
-NAME_BACKGROUNDS = ("grass", "beach", "mountain", "room")
 
 
 @dataclass(frozen=True)
@@ -161,34 +160,6 @@ class NamedImage:
     def right(self) -> bool:
         """Whether the asked noun came first among all."""
         return self.noun == self.best_noun
-
-
-def name_check(
-    backbone: Backbone,
-    judge: NameCheck,
-    seeds: Sequence[int] = (0, 1, 2, 3),
-    guidance_scale: float = 4.0,
-    num_inference_steps: int = 25,
-) -> Iterator[NamedImage]:
-    """Generate "a NOUN on BACKGROUND" for every noun the judge knows and every seed; one background a seed."""
-    names = nouns(judge.sprites)
-    negative = encode_prompts(backbone, [tokenize(backbone, "", {})], None)
-    for noun in names:
-        places = [NAME_BACKGROUNDS[seed % len(NAME_BACKGROUNDS)] for seed in seeds]
-        article = "an" if noun[0] in "aeiou" else "a"
-        prompts = [tokenize(backbone, f"{article} {noun} on {place}", {}) for place in places]
-        hidden = encode_prompts(backbone, prompts, None)
-        keys = [(seed, "name check", noun) for seed in seeds]
-        latents = sample(
-            backbone,
-            hidden,
-            negative,
-            keys,
-            guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-        )
-        for seed, place, pixels in zip(seeds, places, backbone.decode(latents), strict=True):
-            yield NamedImage(noun, place, seed, pixels, best_noun(judge, pixels))
 
 
 def best_noun(judge: NameCheck, pixels: NDArray[np.uint8]) -> str:

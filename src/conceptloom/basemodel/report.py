@@ -17,8 +17,8 @@ from conceptloom.basemodel.check import (
     SUBJECT_THRESHOLD,
     NamedImage,
     SceneAttention,
+    best_noun,
     gate_scenes,
-    name_check,
     real_render_check,
     scene_attention,
 )
@@ -148,14 +148,17 @@ class NamingReport:
         )
 
 
-def check_names(backbone: Backbone) -> NamingReport:
-    """Generate every train noun with four seeds and let the trainless judge name it."""
+def check_names(pictures: Sequence[tuple[str, str, NDArray[np.uint8]]]) -> NamingReport:
+    """Let the trainless judge name pictures of one noun each: noun, background and pixels (H, W, 3) of every one."""
     judge = NameCheck(load_sprites("train"))
-    images = tuple(name_check(backbone, judge))
+    images = tuple(
+        NamedImage(noun, place, number, pixels, best_noun(judge, pixels))
+        for number, (noun, place, pixels) in enumerate(pictures)
+    )
     by_noun: dict[str, list[bool]] = defaultdict(list)
     for image in images:
         by_noun[image.noun].append(image.right)
-    real = real_render_check(judge, load_photos("dev"), REAL_RENDERS, backbone.size, 0)
+    real = real_render_check(judge, load_photos("dev"), REAL_RENDERS, images[0].pixels.shape[0], 0)
     shares = {noun: float(np.mean(right)) for noun, right in by_noun.items()}
     return NamingReport(
         nouns=len(by_noun),

@@ -128,25 +128,46 @@ def export(
 def check(
     model: Annotated[str, typer.Option(help="'builtin' or a model folder.")] = "builtin",
     scenes: Annotated[int, typer.Option(help="Scenes of the attention gate.", min=1)] = 200,
-    names: Annotated[bool, typer.Option(help="Also generate and name every train noun (minutes).")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    draw: Annotated[
+        bool,
+        typer.Option(help="Also draw some 1,700 pictures and judge them (half an hour on two cores)."),
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of scenes, prompts and pictures.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Write check.json and the sheets into this folder.")
+        Path | None, typer.Option(help="Write the figures and sheets of pictures into this folder.")
     ] = None,
 ) -> None:
-    """Print where the model looks (attention gate) and what it can draw (trainless name check)."""
+    """Print where the model looks (attention gate), and what it draws when asked: by the trainless judge and the
+    examiner, beside what they say of real pictures.
+    """
+    from rich.progress import track
+
     from conceptloom.backbone import load_backbone
+    from conceptloom.basemodel.exam import ExamReport, Size, asked, examine, write_exam
     from conceptloom.basemodel.report import check_attention, check_names, write_report
+    from conceptloom.judges.detector import load_judge
 
     backbone = load_backbone(model)
     attention = check_attention(backbone, scenes, seed)
     typer.echo(attention.text())
-    naming = check_names(backbone) if names else None
-    if naming is not None:
+    if not draw:
+        paths = [] if out is None else write_report(out, attention, None)
+    else:
+        pictures = []
+        total = 1 + sum(len(asks) for asks in asked(Size(), seed).values())
+        for event in track(examine(backbone, load_judge("examiner"), seed), "drawing", total=total):
+            if isinstance(event, ExamReport):
+                report = event
+            else:
+                pictures.append(event)
+        naming = check_names([(ask.nouns[0], ask.place, p) for ask, p, _ in pictures if ask.key[0] == "noun"])
         typer.echo(naming.text())
-    if out is not None:
-        for path in write_report(out, attention, naming):
-            typer.echo(path)
+        typer.echo(report.text())
+        paths = []
+        if out is not None:
+            paths = write_report(out, attention, naming) + write_exam(out, report, pictures)
+    for path in paths:
+        typer.echo(path)
 
 
 def judges(

@@ -78,7 +78,7 @@ def _answer(
     if prompt.asked_place is not None:
         label, background = one.concept(prompt.asked_place).noun, learned(rng, side_px)
     elif prompt.place is not None:
-        label, background = prompt.place, _known_place(prompt.place, rng, side_px)
+        label, background = prompt.place, known_place(prompt.place, rng, side_px)
     else:
         label, background = random_background(load_photos("train"), rng, rules)
     relation = None if prompt.relation is None else prompt.relation[1]
@@ -110,7 +110,10 @@ def _shown(one: BenchmarkSet, prompt: TestPrompt, rng: np.random.Generator) -> S
     return found if len(found) == len(ordered) else None
 
 
-def _known_place(word: str, rng: np.random.Generator, side_px: int) -> Pixels:
+def known_place(word: str, rng: np.random.Generator, side_px: int) -> Pixels:
+    """A background (side, side, 3) of that word, of what the built-in model was taught: a crop of a training
+    photograph or drawn anew.
+    """
     photos = [photo for photo in load_photos("train") if photo.label == word]
     if photos and (word not in DRAWN or rng.random() < 0.5):
         return photo_crop(photos[int(rng.integers(len(photos)))], rng, side_px)

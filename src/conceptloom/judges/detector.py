@@ -139,6 +139,13 @@ class Judge:
             probabilities = self.network(_model_input(image)).background[0].softmax(-1)
         return dict(zip(self.backgrounds, probabilities.tolist(), strict=True))
 
+    def overview(self, pixels: Pixels) -> Floats:
+        """Features (P,) of the picture as a whole, for distances between sets of pictures."""
+        image, _ = _square(pixels, self.side_px)
+        with torch.inference_mode():
+            found: Floats = self.network(_model_input(image)).pooled[0].numpy()
+        return found
+
 
 def judge_folder(name: JudgeName) -> Path:
     """Where a judge lies inside the package."""

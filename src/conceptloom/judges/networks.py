@@ -78,13 +78,15 @@ class Maps:
     """What the network sees everywhere.
 
     ``features`` (B, C, h, w); ``heat`` (B, h, w) logits of a drawing's middle; ``edges`` (B, 4, h, w) distances in
-    pixels from the cell's middle to the left, top, right and bottom edge; ``background`` (B, L) logits.
+    pixels from the cell's middle to the left, top, right and bottom edge; ``background`` (B, L) logits; ``pooled``
+    (B, P) means of the finest and the coarsest level over the whole picture, from which the background is told.
     """
 
     features: Tensor
     heat: Tensor
     edges: Tensor
     background: Tensor
+    pooled: Tensor
 
 
 class JudgeNetwork(nn.Module):
@@ -132,7 +134,7 @@ class JudgeNetwork(nn.Module):
         features = self.fuse(fused)
         pooled = torch.cat([levels[0].mean((2, 3)), levels[2].mean((2, 3))], 1)
         edges = EDGE_UNIT_PX * self.edges(features).clamp(-6, 3).exp()
-        return Maps(features, self.heat(features)[:, 0], edges, self.background(pooled))
+        return Maps(features, self.heat(features)[:, 0], edges, self.background(pooled), pooled)
 
     def identify(self, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Unit embeddings (B, M, D) and logits of being intact (B, M) of what is in ``boxes`` (B, M, 4), in pixels."""

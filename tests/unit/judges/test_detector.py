@@ -45,7 +45,13 @@ class PlantedNetwork(JudgeNetwork):
         heat = torch.full((1, 16, 16), -9.0)
         heat[0, 5, 7] = 9.0  # the cell's middle is (30, 22)
         edges = torch.tensor([14.0, 14.0, 10.0, 10.0]).view(1, 4, 1, 1).expand(1, 4, 16, 16)
-        return Maps(torch.zeros(1, 16, 16, 16), heat, edges, torch.tensor([[0.0, 2.0]]))
+        return Maps(
+            torch.zeros(1, 16, 16, 16),
+            heat,
+            edges,
+            torch.tensor([[0.0, 2.0]]),
+            torch.tensor([[1.0, 3.0, 5.0]]),
+        )
 
     def identify(self, features: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         own = F.normalize(self.table.weight[1], dim=-1).expand(1, boxes.shape[1], -1)
@@ -227,3 +233,7 @@ def test_nothing_that_makes_or_chooses_pictures_names_the_examiner() -> None:
     ]
     assert len(makers) > 20
     assert [path.name for path in makers if "examiner" in path.read_text(encoding="utf-8")] == []
+
+
+def test_an_overview_is_what_the_network_pools_of_the_whole_picture() -> None:
+    assert planted_judge().overview(np.zeros((64, 64, 3), np.uint8)).tolist() == [1.0, 3.0, 5.0]
