@@ -87,9 +87,8 @@ def demo(
 
 def _require_only(folder: Path, names: Collection[str]) -> None:
     """Raise `RunError` when `folder` holds anything but `names` and hidden files."""
-    others = sorted(
-        path.name for path in folder.iterdir() if path.name not in names and not path.name.startswith(".")
-    )
+    held = folder.iterdir() if folder.exists() else ()
+    others = sorted(path.name for path in held if path.name not in names and not path.name.startswith("."))
     if others:
         raise RunError(f"'{folder}' holds '{others[0]}' already: choose a new or empty folder for the demo")
 
