@@ -54,12 +54,13 @@ SOFT: dict[str, Any] = {
     "unary_temperature": 2.0,
 }
 REST: dict[str, Any] = SOFT | {"timestep_range": (0.3, 0.7), "background_is_rest": True, "tau": 0.4}
-REFINED = REST | {
+UP_16 = REST | {
     "propagation_steps": 1,
     "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
     "layers": "up_16",
     "tau": 0.6,
 }
+REFINED = UP_16 | {"piece_peak": 0.5}
 LADDER: dict[str, dict[str, Any]] = {
     "paper's first masks": {**FIXED, "layers": "all"},
     "fixed's first masks": FIXED,
@@ -69,8 +70,9 @@ LADDER: dict[str, dict[str, Any]] = {
     "+ timesteps .3 to .7": SOFT | {"timestep_range": (0.3, 0.7)},
     "+ background is the rest": REST,
     "+ propagation": REST | {"propagation_steps": 1},
-    "+ colour deviation 8": REFINED | {"layers": "up", "tau": 0.4},
-    "+ 16x16 layers alone, rest at .6": REFINED,
+    "+ colour deviation 8": UP_16 | {"layers": "up", "tau": 0.4},
+    "+ 16x16 layers alone, rest at .6": UP_16,
+    "+ pieces with half the peak": REFINED,
 }
 """What `refined` adds, part by part; the last rung is the base of `--set` and `--vary`."""
 

@@ -110,6 +110,8 @@ class LearnConfig(_Settings):
     """One CRF per concept, so that masks may overlap, or one for all concepts and the rest."""
     background_is_rest: bool = False
     """Whether a background gets what no other concept of its picture wins, instead of competing with them."""
+    piece_peak: float = Field(0.0, ge=0, le=1)
+    """A piece of a subject's mask stays if its highest evidence is at least this share of the mask's; 0 keeps all."""
     crf: CRFSettings
 
     # Stage 3: EM
@@ -216,6 +218,7 @@ class LearnConfig(_Settings):
             self.crf_labels == "joint",
             self.unary_temperature,
             self.background_is_rest,
+            self.piece_peak,
         )
 
     @property

@@ -167,15 +167,19 @@ def masks_from(
     several = len(example.concepts) > 1
     seen = mean.counts > 0
     maps, rules = mean.maps, config.mask_rules
-    behind = np.array([concept.kind == "background" for concept in example.concepts], dtype=np.bool_)
     if mean.affinity is not None:
         maps = propagate(maps, mean.affinity, config.propagation_steps)
-    if previous is None or seen.all():
-        backgrounds = np.flatnonzero(behind).tolist()
-        return update_masks(maps, example.crf, rules, previous, several, backgrounds, example.held)
-    backgrounds = np.flatnonzero(behind[seen]).tolist()
+    if previous is None:
+        seen = np.ones_like(seen)
+    chosen = [example.concepts[k] for k in np.flatnonzero(seen).tolist()]
+    backgrounds, patterns = (
+        [k for k, concept in enumerate(chosen) if concept.kind == kind] for kind in ("background", "pattern")
+    )
+    before = None if previous is None else previous[seen]
     held = None if example.held is None else example.held.only(seen)
-    update = update_masks(maps[seen], example.crf, rules, previous[seen], several, backgrounds, held)
+    update = update_masks(maps[seen], example.crf, rules, before, several, backgrounds, held, patterns)
+    if previous is None or seen.all():
+        return update
     masks, rescued = previous.copy(), np.zeros(len(seen), dtype=np.bool_)
     probabilities = previous.astype(np.float32)
     overlap = np.ones(len(seen), dtype=np.float32)

@@ -34,6 +34,7 @@ REFINED_MASKS: dict[str, Any] = {
     "unary_temperature": 2.0,
     "crf_labels": "joint",
     "background_is_rest": True,
+    "piece_peak": 0.5,
     "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
 }
 """What measured best for the first masks (docs/LOG.md)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from conceptloom.masks.crf import DenseCRF, binary_unary, joint_unary, soft_energies
 from conceptloom.masks.maps import (
@@ -46,6 +47,7 @@ class MaskRules:
     `temperature` makes the unary soft, the softmax of evidence / temperature; None takes the hard one-hot stack.
     `background_is_rest` gives a picture's background what no other concept wins, instead of evidence of its own; of
     several backgrounds each pixel goes to that with the most evidence. It needs `joint`.
+    `piece_peak` lets a piece of a subject's mask stay if its highest evidence is at least this share of the mask's.
     """
 
     tau: float
@@ -54,6 +56,7 @@ class MaskRules:
     joint: bool = False
     temperature: float | None = None
     background_is_rest: bool = False
+    piece_peak: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +101,25 @@ def evidence_of(
 
 
 def assign(
-    evidence: FloatArray, crf: DenseCRF, rules: MaskRules, behind: BoolArray, held: Held | None
+    evidence: FloatArray,
+    crf: DenseCRF,
+    rules: MaskRules,
+    behind: BoolArray,
+    whole: BoolArray,
+    held: Held | None,
 ) -> Assigned:
-    """Masks of evidence (K, H, W); with the joint CRF those `behind` (K,) share what no other concept wins."""
+    """Masks of evidence (K, H, W); with the joint CRF those `behind` (K,) share what no other concept wins.
+
+    `whole` (K,) are things, whose pieces the rules speak of.
+    """
     if not rules.joint:
-        assigned = _one_by_one(evidence, crf, rules, held)
+        assigned = _in_evident_pieces(_one_by_one(evidence, crf, rules, held), evidence, rules, whole)
     elif behind.any():
-        assigned = _with_backgrounds(evidence, crf, rules, behind, held)
+        assigned = _with_backgrounds(evidence, crf, rules, behind, whole, held)
     else:
-        assigned = _jointly(evidence, crf, rules, _pulls(held, behind))
+        assigned = _in_evident_pieces(
+            _jointly(evidence, crf, rules, _pulls(held, behind)), evidence, rules, whole
+        )
     if held is None:
         return assigned
     unrefined, masks, probabilities = assigned
@@ -146,7 +159,12 @@ def _jointly(evidence: FloatArray, crf: DenseCRF, rules: MaskRules, pulls: Float
 
 
 def _with_backgrounds(
-    evidence: FloatArray, crf: DenseCRF, rules: MaskRules, behind: BoolArray, held: Held | None
+    evidence: FloatArray,
+    crf: DenseCRF,
+    rules: MaskRules,
+    behind: BoolArray,
+    whole: BoolArray,
+    held: Held | None,
 ) -> Assigned:
     """As `_jointly` for all but the backgrounds (`behind`, (K,)), which share the rest among them."""
     owner = np.zeros_like(evidence, dtype=np.bool_)  # (K, H, W): which background the rest of a pixel goes to
@@ -154,12 +172,40 @@ def _with_backgrounds(
     unrefined, masks = owner.copy(), owner.copy()
     probabilities = owner.astype(np.float32)
     if not behind.all():
-        found = _jointly(evidence[~behind], crf, rules, _pulls(held, behind))
+        others = evidence[~behind]
+        found = _in_evident_pieces(
+            _jointly(others, crf, rules, _pulls(held, behind)), others, rules, whole[~behind]
+        )
         unrefined[~behind], masks[~behind], probabilities[~behind] = found
         unrefined[behind] &= ~found[0].any(axis=0)
         masks[behind] &= ~found[1].any(axis=0)
         probabilities[behind] *= 1 - found[2].sum(axis=0)
     return unrefined, masks, probabilities
+
+
+def _in_evident_pieces(
+    assigned: Assigned, evidence: FloatArray, rules: MaskRules, whole: BoolArray
+) -> Assigned:
+    """The same without pieces that are hardly evident, in masks of what is `whole` (K,); their probability is 0."""
+    unrefined, masks, probabilities = assigned
+    if rules.piece_peak == 0:
+        return assigned
+    kept = masks.copy()
+    for k in np.flatnonzero(whole & masks.any(axis=(1, 2))).tolist():
+        kept[k] = _evident_pieces(masks[k], evidence[k], rules.piece_peak)
+    return unrefined, kept, np.where(masks & ~kept, np.float32(0), probabilities)
+
+
+def _evident_pieces(mask: BoolArray, evidence: FloatArray, share: float) -> BoolArray:
+    """The pieces of a mask (H, W) whose highest evidence is at least a share of the mask's highest.
+
+    Pieces hang together over edges and corners.
+    """
+    pieces, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.bool_))
+    highest = ndimage.maximum(evidence, pieces, np.arange(1, count + 1))
+    least = min(share * highest.max(), highest.max())  # the latter where all evidence is negative
+    evident: BoolArray = np.concatenate([[False], highest >= least])[pieces]
+    return evident
 
 
 def _pulls(held: Held | None, behind: BoolArray) -> FloatArray | None:

@@ -44,6 +44,7 @@ def update_masks(
     others_present: bool,
     backgrounds: Sequence[int] = (),
     held: Held | None = None,
+    patterns: Sequence[int] = (),
 ) -> MaskUpdate:
     """Threshold maps and refine the masks by the picture's DenseCRF: a two-label one each, or one for all.
 
@@ -59,6 +60,7 @@ def update_masks(
         others_present: whether the picture has further concepts.
         backgrounds: which of the K concepts are backgrounds.
         held: what the user said.
+        patterns: which of the K concepts are patterns: like backgrounds they may lie in pieces.
 
     Raises:
         ValueError: for maps or previous masks of a wrong shape, and for negative or non-finite maps.
@@ -72,7 +74,9 @@ def update_masks(
     behind = np.zeros(len(maps), dtype=np.bool_)
     if rules.joint and rules.background_is_rest:
         behind[list(backgrounds)] = True
-    unrefined, masks, probabilities = assign(evidence, crf, rules, behind, held)
+    whole = np.ones(len(maps), dtype=np.bool_)
+    whole[[*backgrounds, *patterns]] = False
+    unrefined, masks, probabilities = assign(evidence, crf, rules, behind, whole, held)
     overlap = np.array(
         [iou(before, after) for before, after in zip(unrefined, masks, strict=True)], dtype=np.float32
     )

@@ -387,3 +387,55 @@ def test_a_refused_mask_is_replaced_within_its_box() -> None:
     assert update.rescued.all()
     assert update.masks.any()
     assert not update.masks[0, ~box].any()
+
+
+def _two_pieces(peaks: tuple[float, float]) -> NDArray[np.float32]:
+    """A map (1, H, W) of two columns apart, each as evident as told."""
+    return peaks[0] * _map_of(_columns(2, 8)) + peaks[1] * _map_of(_columns(20, 23))
+
+
+@pytest.mark.parametrize(("second", "stays"), [(0.45, False), (0.55, True)])
+def test_a_piece_stays_if_it_is_at_least_half_as_evident_as_the_mask(second: float, stays: bool) -> None:
+    both = _columns(2, 8) | _columns(20, 23)
+    rules = MaskRules(0.4, piece_peak=0.5)
+    update = update_masks(_two_pieces((1.0, second)), PlantedCRF(both), rules, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, both if stays else _columns(2, 8))
+    assert (update.probabilities[0, 0, 21] == 1) == stays
+
+
+def test_pieces_that_meet_at_a_corner_are_one() -> None:
+    mask = np.zeros((1, HEIGHT, WIDTH), dtype=np.bool_)
+    mask[0, :6, :6] = mask[0, 6:12, 6:12] = True
+    evidence = np.where(mask, np.float32(0.41), np.float32(0))
+    evidence[0, 2, 2] = 1
+    rules = MaskRules(0.4, piece_peak=0.9)
+    np.testing.assert_array_equal(
+        update_masks(evidence, PlantedCRF(mask), rules, None, others_present=True).masks, mask
+    )
+
+
+def test_all_pieces_of_backgrounds_and_patterns_stay() -> None:
+    both = _columns(2, 8) | _columns(20, 23)
+    rules = MaskRules(0.4, piece_peak=0.5)
+    for kinds in ({"backgrounds": (0,)}, {"patterns": (0,)}):
+        update = update_masks(_two_pieces((1.0, 0.45)), PlantedCRF(both), rules, None, True, **kinds)
+        np.testing.assert_array_equal(update.masks, both)
+
+
+def test_what_a_subject_gives_away_is_the_backgrounds() -> None:
+    maps = np.concatenate([_two_pieces((1.0, 0.3)), np.full((1, HEIGHT, WIDTH), 0.2, dtype=np.float32)])
+    rules = MaskRules(0.25, joint=True, temperature=0.01, background_is_rest=True, piece_peak=0.5)
+    crf = DenseCRF(
+        np.full((HEIGHT, WIDTH, 3), 128, np.uint8), CRFConfig(gaussian_weight=0, bilateral_weight=0)
+    )
+    update = update_masks(maps, crf, rules, None, True, backgrounds=(1,))
+    np.testing.assert_array_equal(update.masks[0], _columns(2, 8)[0])
+    np.testing.assert_array_equal(update.masks[1], ~_columns(2, 8)[0])
+
+
+def test_a_mask_of_negative_evidence_keeps_its_most_evident_piece() -> None:
+    high, low = _columns(0, 25), _columns(28, WIDTH)
+    maps = np.where(high, np.float32(0.2), np.where(low, np.float32(0.1), np.float32(1)))
+    rules = MaskRules(-5.0, "spread", piece_peak=0.5)
+    update = update_masks(maps, PlantedCRF(high | low), rules, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, high)
