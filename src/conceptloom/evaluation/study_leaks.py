@@ -27,6 +27,8 @@ _PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND")
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 _PATH = re.compile(r"""(?:^|[\s"'(=])(?:~?(?:/[^\s/"']+){2,}|[A-Za-z]:[\\/]|\\\\\w)""")
 
+_ID = re.compile(r"\w{1,64}", re.ASCII)
+
 
 def leaks(folder: str | Path, names: Iterable[str]) -> list[str]:
     """What in a study's folder could tell who made an image, one line each; nothing where it is clean.
@@ -197,6 +199,8 @@ def _structure(folder: Path, files: Collection[Path]) -> list[str]:
         named = {name for trial in trials for name in (trial["left"], trial["right"], *trial["references"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{STUDY}: cannot be read as a study ({type(error).__name__}: {error})"]
+    if strange := sorted({repr(name) for name in named if not _ID.fullmatch(str(name))}):
+        return [f"{STUDY}: names an image {strange[0]}, which is no id"]
     wanted = {folder / IMAGES / f"{name}.png" for name in named} | {folder / STUDY}
     found = [
         f"{path.relative_to(folder).as_posix()}: no trial names it" for path in sorted({*files} - wanted)
