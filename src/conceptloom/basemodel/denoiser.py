@@ -70,8 +70,8 @@ class DenoiserConfig:
     log_snr_mean: float = -1.0
     log_snr_std: float = 1.5
     uniform_share: float = 0.2
-    easy_share: float = 0.75
-    lead_share: float = 0.85
+    easy_share: float = 0.35
+    lead_share: float = 0.2
     first_nouns: int = 12
     doubling_scenes: int = 2_000
     batch_size: int = 32
