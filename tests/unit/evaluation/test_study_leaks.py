@@ -189,7 +189,7 @@ def _replaced(old: str, new: str) -> Callable[[Path], None]:
         (_replaced("the object in reference 1", "a <tabby>"), "holds a placeholder"),
         (_replaced('"people"', '"peoples"'), "cannot be read as a study"),
         (_replaced('"people"', "people"), "study.json: cannot be read"),
-        (_replaced('"left":"', '"left":"/'), "which is no id"),
+        (_replaced('          "left": "', '          "left": "/'), "which is no id"),
     ],
 )
 def test_what_is_planted_is_found(folder: Path, plant: Callable[[Path], None], told: str) -> None:
