@@ -137,9 +137,7 @@ def check(
         Path | None, typer.Option(help="Write the figures and sheets of pictures into this folder.")
     ] = None,
 ) -> None:
-    """Print where the model looks (attention gate), and what it draws when asked: by the trainless judge and the
-    examiner, beside what they say of real pictures.
-    """
+    """Print where the model looks and what it draws when asked, beside what the judges say of real pictures."""
     from rich.progress import track
 
     from conceptloom.backbone import load_backbone
