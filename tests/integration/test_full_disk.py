@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -345,9 +345,11 @@ def test_images_drawn_before_the_cache_was_full_are_kept(
         assert scene.learn(out=files / "whole").code == 0
         images = bits(scene.disk.root / "cache")
         scene.disk.clear()
-        ended = scene.learn(
-            out=files / SET, strike=scene.disk.fill, when=lambda seen: sum("open" in one for one in seen) == 6
-        )
+
+        def is_sixth_image(seen: Sequence[str]) -> bool:
+            return sum(one.startswith("open ") for one in seen) == 6
+
+        ended = scene.learn(out=files / SET, strike=scene.disk.fill, when=is_sixth_image)
         require_one_line(ended, scene.disk)
         kept = bits(scene.disk.root / "cache")
         assert len(kept) == 5
