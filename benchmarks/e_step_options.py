@@ -60,7 +60,7 @@ UP_16 = REST | {
     "layers": "up_16",
     "tau": 0.6,
 }
-REFINED = UP_16 | {"piece_peak": 0.5}
+REFINED = UP_16 | {"piece_peak": 0.5, "hole_share": 0.01}
 LADDER: dict[str, dict[str, Any]] = {
     "paper's first masks": {**FIXED, "layers": "all"},
     "fixed's first masks": FIXED,
@@ -72,7 +72,8 @@ LADDER: dict[str, dict[str, Any]] = {
     "+ propagation": REST | {"propagation_steps": 1},
     "+ colour deviation 8": UP_16 | {"layers": "up", "tau": 0.4},
     "+ 16x16 layers alone, rest at .6": UP_16,
-    "+ pieces with half the peak": REFINED,
+    "+ pieces with half the peak": UP_16 | {"piece_peak": 0.5},
+    "+ small holes filled": REFINED,
 }
 """What `refined` adds, part by part; the last rung is the base of `--set` and `--vary`."""
 

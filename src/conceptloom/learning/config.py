@@ -112,6 +112,8 @@ class LearnConfig(_Settings):
     """Whether a background gets what no other concept of its picture wins, instead of competing with them."""
     piece_peak: float = Field(0.0, ge=0, le=1)
     """A piece of a subject's mask stays if its highest evidence is at least this share of the mask's; 0 keeps all."""
+    hole_share: float = Field(0.0, ge=0, le=1)
+    """A subject gets holes of its mask up to this share of the mask's area, where no other concept is."""
     crf: CRFSettings
 
     # Stage 3: EM
@@ -219,6 +221,7 @@ class LearnConfig(_Settings):
             self.unary_temperature,
             self.background_is_rest,
             self.piece_peak,
+            self.hole_share,
         )
 
     @property

@@ -35,6 +35,7 @@ REFINED_MASKS: dict[str, Any] = {
     "crf_labels": "joint",
     "background_is_rest": True,
     "piece_peak": 0.5,
+    "hole_share": 0.01,
     "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
 }
 """What measured best for the first masks (docs/LOG.md)."""

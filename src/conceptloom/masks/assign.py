@@ -48,6 +48,7 @@ class MaskRules:
     `background_is_rest` gives a picture's background what no other concept wins, instead of evidence of its own; of
     several backgrounds each pixel goes to that with the most evidence. It needs `joint`.
     `piece_peak` lets a piece of a subject's mask stay if its highest evidence is at least this share of the mask's.
+    `hole_share` gives a subject holes of its mask up to this share of the mask's area, where no other concept is.
     """
 
     tau: float
@@ -57,6 +58,7 @@ class MaskRules:
     temperature: float | None = None
     background_is_rest: bool = False
     piece_peak: float = 0.0
+    hole_share: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,16 +112,14 @@ def assign(
 ) -> Assigned:
     """Masks of evidence (K, H, W); with the joint CRF those `behind` (K,) share what no other concept wins.
 
-    `whole` (K,) are things, whose pieces the rules speak of.
+    `whole` (K,) are things, whose pieces and holes the rules speak of.
     """
     if not rules.joint:
-        assigned = _in_evident_pieces(_one_by_one(evidence, crf, rules, held), evidence, rules, whole)
+        assigned = _tidied(_one_by_one(evidence, crf, rules, held), evidence, rules, whole)
     elif behind.any():
         assigned = _with_backgrounds(evidence, crf, rules, behind, whole, held)
     else:
-        assigned = _in_evident_pieces(
-            _jointly(evidence, crf, rules, _pulls(held, behind)), evidence, rules, whole
-        )
+        assigned = _tidied(_jointly(evidence, crf, rules, _pulls(held, behind)), evidence, rules, whole)
     if held is None:
         return assigned
     unrefined, masks, probabilities = assigned
@@ -173,9 +173,7 @@ def _with_backgrounds(
     probabilities = owner.astype(np.float32)
     if not behind.all():
         others = evidence[~behind]
-        found = _in_evident_pieces(
-            _jointly(others, crf, rules, _pulls(held, behind)), others, rules, whole[~behind]
-        )
+        found = _tidied(_jointly(others, crf, rules, _pulls(held, behind)), others, rules, whole[~behind])
         unrefined[~behind], masks[~behind], probabilities[~behind] = found
         unrefined[behind] &= ~found[0].any(axis=0)
         masks[behind] &= ~found[1].any(axis=0)
@@ -183,17 +181,19 @@ def _with_backgrounds(
     return unrefined, masks, probabilities
 
 
-def _in_evident_pieces(
-    assigned: Assigned, evidence: FloatArray, rules: MaskRules, whole: BoolArray
-) -> Assigned:
-    """The same without pieces that are hardly evident, in masks of what is `whole` (K,); their probability is 0."""
+def _tidied(assigned: Assigned, evidence: FloatArray, rules: MaskRules, whole: BoolArray) -> Assigned:
+    """The same without pieces that are hardly evident and without small holes, in masks of what is `whole` (K,).
+
+    What a mask gives away has probability 0, what it takes 1.
+    """
     unrefined, masks, probabilities = assigned
-    if rules.piece_peak == 0:
-        return assigned
-    kept = masks.copy()
-    for k in np.flatnonzero(whole & masks.any(axis=(1, 2))).tolist():
-        kept[k] = _evident_pieces(masks[k], evidence[k], rules.piece_peak)
-    return unrefined, kept, np.where(masks & ~kept, np.float32(0), probabilities)
+    tidy = masks.copy()
+    things = np.flatnonzero(whole & masks.any(axis=(1, 2))).tolist()
+    for k in things if rules.piece_peak > 0 else ():
+        tidy[k] = _evident_pieces(masks[k], evidence[k], rules.piece_peak)
+    for k in things if rules.hole_share > 0 else ():
+        tidy[k] |= _small_holes(tidy[k], rules.hole_share) & ~np.delete(tidy, k, axis=0).any(axis=0)
+    return unrefined, tidy, np.where(tidy == masks, probabilities, tidy.astype(np.float32))
 
 
 def _evident_pieces(mask: BoolArray, evidence: FloatArray, share: float) -> BoolArray:
@@ -206,6 +206,14 @@ def _evident_pieces(mask: BoolArray, evidence: FloatArray, share: float) -> Bool
     least = min(share * highest.max(), highest.max())  # the latter where all evidence is negative
     evident: BoolArray = np.concatenate([[False], highest >= least])[pieces]
     return evident
+
+
+def _small_holes(mask: BoolArray, share: float) -> BoolArray:
+    """The holes of a mask (H, W) whose area is at most a share of the mask's."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    areas = ndimage.sum_labels(np.ones_like(holes), holes, np.arange(1, count + 1))
+    small: BoolArray = np.concatenate([[False], areas <= share * mask.sum()])[holes]
+    return small
 
 
 def _pulls(held: Held | None, behind: BoolArray) -> FloatArray | None:

@@ -439,3 +439,36 @@ def test_a_mask_of_negative_evidence_keeps_its_most_evident_piece() -> None:
     rules = MaskRules(-5.0, "spread", piece_peak=0.5)
     update = update_masks(maps, PlantedCRF(high | low), rules, None, others_present=True)
     np.testing.assert_array_equal(update.masks, high)
+
+
+def _with_holes() -> NDArray[np.bool_]:
+    """A square of 400 with a hole of 1 and one of 9."""
+    mask = np.zeros((1, HEIGHT, WIDTH), dtype=np.bool_)
+    mask[0, 2:22, 4:24] = True
+    mask[0, 5, 7] = mask[0, 12:15, 12:15] = False
+    return mask
+
+
+def test_only_holes_up_to_a_share_of_the_mask_are_filled() -> None:
+    mask = _with_holes()
+    rules = MaskRules(0.4, hole_share=0.01)
+    update = update_masks(_map_of(mask), PlantedCRF(mask), rules, None, others_present=True)
+    assert np.argwhere(update.masks[0] & ~mask[0]).tolist() == [[5, 7]]
+    assert update.probabilities[0, 5, 7] == 1
+
+
+def test_a_hole_that_another_concept_is_in_is_its_own() -> None:
+    mask = _with_holes()
+    other = np.zeros_like(mask)
+    other[0, 5, 7] = True
+    both = np.concatenate([mask, other])
+    update = update_masks(_map_of(both), PlantedCRF(both), MaskRules(0.4, hole_share=1.0), None, True)
+    assert not update.masks[0, 5, 7]
+    assert update.masks[0, 13, 13]
+
+
+def test_what_is_outside_is_no_hole() -> None:
+    mask = _columns(4, 30)
+    rules = MaskRules(0.4, hole_share=1.0)
+    update = update_masks(_map_of(mask), PlantedCRF(mask), rules, None, others_present=True)
+    np.testing.assert_array_equal(update.masks, mask)
