@@ -169,8 +169,6 @@ def ious(events: list[Progress], truth: np.ndarray) -> list[float]:
         {
             "method": "paper",
             "e_step_source": "running_average",
-            "e_step_timesteps": "own",
-            "e_step_prompt": "subset",
             "mask_update_every": 10,
         },
     ],

@@ -125,10 +125,11 @@ class LearnConfig(_Settings):
     mask_update_every: int | None = Field(ge=1, le=MAX_STEPS)
     """M-steps between two E-steps; none switches the E-step off."""
     e_step_source: Literal["fresh", "running_average"] = "fresh"
+    """Maps of passes of the E-step's own, or the running average of the M-step's, which costs nothing."""
     e_step_timesteps: Annotated[int, Field(ge=1, le=1000)] | Literal["own"]
     """Timesteps of a fresh E-step; "own" takes those the M-step has just drawn."""
     e_step_prompt: Literal["full", "subset"] = "full"
-    """Prompt of the E-step: all concepts of the picture, or a drawn subset of them."""
+    """Prompt of a fresh E-step: all concepts of the picture, or a drawn subset of them."""
     running_average_decay: float = Field(0.9, ge=0, lt=1)
     """Share of the running average that one more M-step map leaves in place."""
     running_average_weighting: Literal["signal", "uniform"] = "signal"
@@ -188,17 +189,6 @@ class LearnConfig(_Settings):
         if not 0 <= low < high <= 1:
             raise ValueError(
                 f"timestep_range is {low:g} to {high:g}: expected two numbers from 0 to 1, the lower one first"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _running_average_takes_the_m_steps_maps(self) -> LearnConfig:
-        if self.e_step_source == "running_average" and (
-            self.e_step_timesteps != "own" or self.e_step_prompt != "subset"
-        ):
-            raise ValueError(
-                "e_step_source 'running_average' averages the M-step's own maps:"
-                " set e_step_timesteps to 'own' and e_step_prompt to 'subset'"
             )
         return self
 

@@ -22,7 +22,13 @@ E_STEP: dict[str, dict[str, Any]] = {
     "fixed": {"mask_update_every": None, "e_step_timesteps": 10},
     "paper": {"mask_update_every": 20, "e_step_timesteps": 10},
     "literal": {"mask_update_every": 1, "e_step_timesteps": "own"},
-    "refined": {"mask_update_every": 20, "e_step_timesteps": 20},
+    "refined": {
+        "mask_update_every": 20,
+        "e_step_source": "running_average",
+        "e_step_timesteps": 20,
+        "running_average_decay": 0.97,
+        "running_average_weighting": "uniform",
+    },
 }
 
 REFINED_MASKS: dict[str, Any] = {

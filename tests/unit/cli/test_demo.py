@@ -76,7 +76,7 @@ def test_a_short_demo_in_the_folder_it_chooses_goes_the_whole_way(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path / "cache"))
-    short = {"em_steps": 2, "mask_update_every": 1, "initial_timesteps": 2, "e_step_timesteps": 2}
+    short = {"em_steps": 2, "mask_update_every": 1, "initial_timesteps": 2}
     short |= {"joint_steps": 1, "prior_images": 1, "batch_size": 1, "sample_steps": 2, "preview_every": 0}
     monkeypatch.setattr(
         "conceptloom.learning.api.resolve_config",

@@ -44,6 +44,13 @@ def test_literal_updates_masks_every_step_at_the_steps_own_timestep() -> None:
     assert (config.mask_update_every, config.e_step_timesteps) == (1, "own")
 
 
+@pytest.mark.parametrize("family", PRESETS)
+def test_refined_averages_the_m_steps_own_maps(family: str) -> None:
+    config = resolve_config(family)
+    assert config.e_step_source == "running_average"
+    assert (config.running_average_decay, config.running_average_weighting) == (0.97, "uniform")
+
+
 @pytest.mark.parametrize("method", ["gt", "fixed"])
 def test_masks_of_gt_and_fixed_are_never_updated(method: str) -> None:
     assert resolve_config("sd", {"method": method}).mask_update_every is None
@@ -112,7 +119,6 @@ def test_crf_settings_are_the_crfs_own_fields_and_defaults() -> None:
         ({"method": "a\nb"}, "'method'"),
         ({"method": ["paper"]}, "'method'"),
         ({"method": "gt", "mask_update_every": 20}, "never updates its masks"),
-        ({"e_step_source": "running_average"}, "set e_step_timesteps to 'own'"),
     ],
 )
 def test_a_wrong_key_is_named_by_its_path_in_one_line(overrides: dict[str, Any], message: str) -> None:
