@@ -38,42 +38,33 @@ from conceptloom.learning.batches import Material, moments_of
 from conceptloom.learning.e_step import MeanMaps, masks_from
 from conceptloom.learning.example import LearningExample
 from conceptloom.learning.initialise import starting_rows
+from conceptloom.learning.presets import PRESETS
 from conceptloom.learning.trainer import prepare_material
 from conceptloom.masks import DenseCRF, iou, resize_maps
 from conceptloom.pictures import square_frame, square_frame_mask
 from conceptloom.seeding import noise
 
 PASSES, BANDS = 60, 10
-FIXED: dict[str, Any] = {"layers": "up_down", "tau": 0.35, "crf": {"scale": 2.0}}
 SOFT: dict[str, Any] = {
-    **FIXED,
-    "layers": "up",
+    "layers": "up_16",
+    "crf": {"scale": 2.0},
     "normalise": "spread",
     "tau": 0.6,
     "crf_labels": "joint",
     "unary_temperature": 2.0,
 }
-REST: dict[str, Any] = SOFT | {"timestep_range": (0.3, 0.7), "background_is_rest": True, "tau": 0.4}
-UP_16 = REST | {
-    "propagation_steps": 1,
-    "crf": {"scale": 2.0, "bilateral_srgb": 8.0},
-    "layers": "up_16",
-    "tau": 0.6,
-}
-REFINED = UP_16 | {"piece_peak": 0.5, "hole_share": 0.01}
-LADDER: dict[str, dict[str, Any]] = {
-    "paper's first masks": {**FIXED, "layers": "all"},
-    "fixed's first masks": FIXED,
-    "+ up path alone": {**FIXED, "layers": "up"},
-    "+ range instead of maximum": {**FIXED, "layers": "up", "normalise": "range"},
+REST: dict[str, Any] = SOFT | {"timestep_range": (0.3, 0.7), "background_is_rest": True}
+FINE = REST | {"propagation_steps": 1, "crf": {"scale": 2.0, "bilateral_srgb": 8.0}}
+LADDER: dict[str, Mapping[str, Any]] = {
+    "paper's first masks": PRESETS["builtin"].masks["paper"],
+    "fixed's first masks": PRESETS["builtin"].masks["fixed"],
     "+ spread, one CRF for all, soft unary": SOFT,
     "+ timesteps .3 to .7": SOFT | {"timestep_range": (0.3, 0.7)},
     "+ background is the rest": REST,
     "+ propagation": REST | {"propagation_steps": 1},
-    "+ colour deviation 8": UP_16 | {"layers": "up", "tau": 0.4},
-    "+ 16x16 layers alone, rest at .6": UP_16,
-    "+ pieces with half the peak": UP_16 | {"piece_peak": 0.5},
-    "+ small holes filled": REFINED,
+    "+ colour deviation 8": FINE,
+    "+ pieces with half the peak": FINE | {"piece_peak": 0.5},
+    "+ small holes filled": FINE | {"piece_peak": 0.5, "hole_share": 0.01},
 }
 """What `refined` adds, part by part; the last rung is the base of `--set` and `--vary`."""
 
