@@ -146,6 +146,7 @@ RESUMED = {
         "crf_labels": "joint",
         "attention_targets": "probabilities",
     },
+    "refined, kv": {"method": "refined", "train": "kv", "mask_update_every": 1},
     "literal, kv, alternate": {
         "method": "literal",
         "train": "kv",
