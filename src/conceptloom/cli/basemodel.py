@@ -130,7 +130,7 @@ def check(
     scenes: Annotated[int, typer.Option(help="Scenes of the attention gate.", min=1)] = 200,
     draw: Annotated[
         bool,
-        typer.Option(help="Also draw some 1,700 pictures and judge them (half an hour on two cores)."),
+        typer.Option(help="Also draw some 1,700 pictures and judge them, which takes long."),
     ] = True,
     seed: Annotated[int, typer.Option(help="Seed of scenes, prompts and pictures.")] = 0,
     out: Annotated[
