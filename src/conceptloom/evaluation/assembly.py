@@ -25,7 +25,7 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
-from conceptloom.evaluation.methods import BASELINE, OURS, WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.methods import BASELINE, FINDS_ONCE, OURS, WITHOUT_MASKS, MethodName
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.picture_grids import (
     Album,
@@ -38,8 +38,6 @@ from conceptloom.evaluation.report import Curves, Grid, Report, Row, Table, meas
 from conceptloom.evaluation.run_strip import strip_grid
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
-
-FINDS_ONCE: tuple[MethodName, ...] = ("fixed", "refined-once")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import GROUPS
@@ -74,7 +74,7 @@ def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Seq
 
 
 def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
-    """Paired differences of IoU, resampled by scene: the end less the start, and each method less the one before."""
+    """Paired differences of IoU, resampled by scene: the end less the start, and each method less each before it."""
     first, final = first_masks(scored), final_masks(scored)
     rows: list[Row] = []
 
@@ -93,7 +93,7 @@ def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
         steps = {mask.step for mask in scored if mask.method == method}
         if len(steps) > 1:
             add(f"{method}: last masks less its first", _of(final, method), _of(first, method))
-    for baseline, method in pairwise(methods):
+    for baseline, method in combinations(methods, 2):
         add(f"{method} less {baseline}, at the end", _of(final, method), _of(final, baseline))
     return Table(
         key="mask-changes",

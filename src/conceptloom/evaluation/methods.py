@@ -18,6 +18,8 @@ MethodName = Literal["gt", "fixed", "paper", "refined", "refined-once", "literal
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 WITHOUT_MASKS: frozenset[MethodName] = frozenset({"inversion", "words"})
 """Methods that find no masks."""
+FINDS_ONCE: frozenset[MethodName] = frozenset({"fixed", "refined-once"})
+"""Methods whose masks are known before the first step."""
 OURS: MethodName = "paper"
 BASELINE: MethodName = "fixed"
 TRUTH: MethodName = "gt"

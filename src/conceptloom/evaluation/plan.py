@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
-from conceptloom.evaluation.methods import WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.methods import FINDS_ONCE, WITHOUT_MASKS, MethodName
 from conceptloom.evaluation.units import UnitKey
 
 MASKS = "masks"
@@ -111,7 +111,7 @@ def whole_task(one: BenchmarkSet, method: MethodName, seed: int, size: Size) -> 
 
 def mask_task(one: BenchmarkSet, method: MethodName, seed: int, size: Size) -> Task:
     """A unit that stops where its masks stop changing, and draws nothing."""
-    to_masks = {"joint_steps": 0, "em_steps": 0} if method == "fixed" else {"joint_steps": 0}
+    to_masks = {"joint_steps": 0, "em_steps": 0} if method in FINDS_ONCE else {"joint_steps": 0}
     if size.smoke:
         return Task(UnitKey(one.name, method, seed, QUICK), {}, {**_SMOKE, **to_masks})
     return Task(UnitKey(one.name, method, seed, MASKS), {}, to_masks)

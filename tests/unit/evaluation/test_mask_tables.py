@@ -99,6 +99,19 @@ def test_methods_are_compared_on_the_masks_that_both_have() -> None:
     assert value(table, "paper less fixed, at the end", "subjects") == pytest.approx(0.2)
 
 
+def test_every_method_is_compared_with_each_named_before_it() -> None:
+    scores = {"fixed": 0.2, "paper": 0.5, "refined": 0.9}
+    table = change_table([mask("a", CAT, iou, method=name) for name, iou in scores.items()], list(scores))
+    found = {row.label: value(table, row.label, "subjects") for row in table.rows}
+    assert found == pytest.approx(
+        {
+            "paper less fixed, at the end": 0.3,
+            "refined less fixed, at the end": 0.7,
+            "refined less paper, at the end": 0.4,
+        }
+    )
+
+
 def test_the_split_table_leaves_out_groups_without_masks() -> None:
     table = split_table([mask("a", CAT, 0.5)], BENCHMARK, ["paper"])
     labels = {row.label for row in table.rows}

@@ -8,7 +8,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 
 from conceptloom.evaluation.benchmark import Benchmark
-from conceptloom.evaluation.methods import METHODS, MethodName, method_config
+from conceptloom.evaluation.methods import FINDS_ONCE, METHODS, MethodName, method_config
 from conceptloom.evaluation.plan import (
     FULL,
     MASKS,
@@ -119,8 +119,9 @@ def test_a_unit_for_masks_takes_all_steps_of_em_and_none_of_the_joint_stage() ->
     assert (config.em_steps, config.joint_steps, task.images) == (whole.em_steps, 0, 0)
 
 
-def test_fixed_masks_are_known_before_the_first_step() -> None:
-    config = method_config("builtin", "fixed", 0, mask_task(ONE, "fixed", 0, SIZE).overrides)
+@pytest.mark.parametrize("method", sorted(FINDS_ONCE))
+def test_masks_that_are_found_once_are_known_before_the_first_step(method: MethodName) -> None:
+    config = method_config("builtin", method, 0, mask_task(ONE, method, 0, SIZE).overrides)
     assert (config.em_steps, config.joint_steps) == (0, 0)
 
 
