@@ -2,10 +2,10 @@
 
     python benchmarks/resume_overhead.py [--pairs 3] [--threads 2] [--set KEY=JSON ...]
 
-Each pair is a run that nothing disturbs and one that is killed (SIGKILL) as soon as the checkpoint in the middle of its
-EM stage is complete, and goes on with --resume; both must learn the same rows. What a kill throws away, at most
-`checkpoint_every` steps, is left out: it depends on when the kill comes. A third run counts the seconds between a step
-and its checkpoint's being complete.
+Each pair is a run that is killed (SIGKILL) as soon as the checkpoint in the middle of its EM stage is complete, and
+goes on with --resume, between two that nothing disturbs: what these differ by is what the machine adds. All must
+learn the same rows. What a kill throws away, at most `checkpoint_every` steps, is left out: it depends on when the
+kill comes. One more run counts the seconds between a step and its checkpoint's being complete.
 """
 
 from __future__ import annotations
@@ -103,13 +103,17 @@ def main() -> None:
         share = checkpoint_share(picture, scene.words, overrides, folder / "share")
         print(f"writing checkpoints: {share:.2%} of a run's time", flush=True)
         for pair in range(arguments.pairs):
-            whole, cut = folder / f"whole-{pair}", folder / f"cut-{pair}"
-            plain = undisturbed_seconds(command(picture, scene.words, config, whole))
+            before, cut, after = (folder / f"{name}-{pair}" for name in ("before", "cut", "after"))
+            first = undisturbed_seconds(command(picture, scene.words, config, before))
             checkpoint = run_folder(cut) / CHECKPOINTS / f"{middle:08d}"
             killed, start = killed_seconds(command(picture, scene.words, config, cut), checkpoint)
-            same = torch.equal(ConceptSet.load(whole).rows(), ConceptSet.load(cut).rows())
+            second = undisturbed_seconds(command(picture, scene.words, config, after))
+            plain = (first + second) / 2
+            rows = [ConceptSet.load(out).rows() for out in (before, cut, after)]
+            same = all(torch.equal(rows[0], others) for others in rows[1:])
             print(
-                f"undisturbed {plain:.1f} s, killed and resumed {killed:.1f} s: {killed / plain - 1:+.1%};"
+                f"undisturbed {first:.1f} and {second:.1f} s, killed and resumed {killed:.1f} s:"
+                f" {killed / plain - 1:+.1%} of their mean;"
                 f" {start:.1f} s of it ({start / plain:.1%}) until it went on; rows {'equal' if same else 'DIFFER'}",
                 flush=True,
             )
