@@ -68,7 +68,7 @@ def test_a_row_is_of_the_unit_of_the_same_configuration(family: str) -> None:
 
 def test_rows_that_change_nothing_are_papers_own_units() -> None:
     same = {one.name for one in PARTS if run_of(one) == PAPER}
-    assert same == {"paper", "timesteps-50", "start-word", "weights-end", "joint-full", "every-20"}
+    assert same == {"paper", "tau-0.4", "timesteps-50", "start-word", "weights-end", "joint-full", "every-20"}
 
 
 def test_the_crf_at_the_end_needs_no_run_of_its_own() -> None:
