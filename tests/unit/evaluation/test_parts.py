@@ -310,7 +310,7 @@ def units(tmp_path: Path) -> Path:
 
 def test_the_table_has_the_rows_whose_units_are_done_in_the_parts_order(units: Path) -> None:
     rows = {row.name: row for row in parts_table(SQUARES, SIZE, units, CONFIG)}
-    same = ["timesteps-50", "start-word", "weights-end", "joint-full", "every-20"]
+    same = ["timesteps-50", "tau-0.4", "start-word", "weights-end", "joint-full", "every-20"]
     assert set(rows) == {"paper", "no-crf", "crf-at-end", "joint-lora", *same}
     assert list(rows) == [one.name for one in PARTS if one.name in rows]
     assert {name: row.scenes for name, row in rows.items()} == {
