@@ -29,7 +29,7 @@ def test_the_files_stay_under_forty_megabytes() -> None:
 
 
 def test_it_carries_its_version_and_knows_its_backgrounds(builtin: Backbone) -> None:
-    assert builtin.version == "builtin-4"
+    assert builtin.version == "builtin-3"
     assert {"beach", "grass", "city"} <= set(builtin.backgrounds)
 
 

@@ -76,7 +76,7 @@ PRESETS: dict[str, FamilyPreset] = {
         masks={
             "gt": START_MASKS,
             "fixed": {"layers": "up_16", "tau": 0.2, "crf": {"scale": 2.0}},
-            "paper": {"layers": "all", "tau": 0.4, "crf": {"scale": 2.0}},
+            "paper": {"layers": "all", "tau": 0.25, "crf": {"scale": 2.0}},
             "literal": START_MASKS,
             "refined": REFINED_MASKS,
         },

@@ -68,7 +68,7 @@ def test_a_row_is_of_the_unit_of_the_same_configuration(family: str) -> None:
 
 def test_rows_that_change_nothing_are_papers_own_units() -> None:
     same = {one.name for one in PARTS if run_of(one) == PAPER}
-    assert same == {"paper", "tau-0.4", "timesteps-50", "start-word", "weights-end", "joint-full", "every-20"}
+    assert same == {"paper", "timesteps-50", "start-word", "weights-end", "joint-full", "every-20"}
 
 
 def test_the_crf_at_the_end_needs_no_run_of_its_own() -> None:
@@ -310,7 +310,7 @@ def units(tmp_path: Path) -> Path:
 
 def test_the_table_has_the_rows_whose_units_are_done_in_the_parts_order(units: Path) -> None:
     rows = {row.name: row for row in parts_table(SQUARES, SIZE, units, CONFIG)}
-    same = ["timesteps-50", "tau-0.4", "start-word", "weights-end", "joint-full", "every-20"]
+    same = ["timesteps-50", "start-word", "weights-end", "joint-full", "every-20"]
     assert set(rows) == {"paper", "no-crf", "crf-at-end", "joint-lora", *same}
     assert list(rows) == [one.name for one in PARTS if one.name in rows]
     assert {name: row.scenes for name, row in rows.items()} == {

@@ -11,7 +11,7 @@ from conceptloom.generation import DEFAULTS, SampleSettings, resolve_settings
 
 
 @pytest.mark.parametrize(
-    ("version", "family"), [("builtin-1", "builtin"), ("builtin-4", "builtin"), (None, "sd")]
+    ("version", "family"), [("builtin-1", "builtin"), ("builtin-3", "builtin"), (None, "sd")]
 )
 def test_a_base_model_takes_the_defaults_of_its_family(version: str | None, family: str) -> None:
     assert resolve_settings(version) == DEFAULTS[family]
