@@ -58,7 +58,8 @@ class DenoiserConfig:
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
     where the picture is still visible in the noise, words teach nothing. ``weight_decay`` keeps the attention of the
     deep layers alive: without it queries and keys grow until the softmax saturates, with 0.2 they shrink (docs/LOG.md).
-    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only; ``first_nouns`` and
+    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only; captions always tell the style of
+    any other drawing, so that a noun without a style means one drawing, not a blend of all. ``first_nouns`` and
     ``doubling_scenes`` let the vocabulary grow (`training.SceneStream`).
     """
 
@@ -70,8 +71,8 @@ class DenoiserConfig:
     log_snr_mean: float = -1.0
     log_snr_std: float = 1.5
     uniform_share: float = 0.2
-    easy_share: float = 0.35
-    lead_share: float = 0.2
+    easy_share: float = 0.5
+    lead_share: float = 0.5
     first_nouns: int = 12
     doubling_scenes: int = 2_000
     batch_size: int = 32
@@ -169,7 +170,10 @@ class LatentBuffer:
             posterior = self.autoencoder.encode(pixels).latent_dist
         moments = torch.stack([posterior.mean.float(), posterior.std.float()], 1)
         for index, scene, pair in zip(range(first, first + count), scenes, moments.half(), strict=True):
-            mentions = tuple(Mention(o.noun, o.class_word, o.family) for o in scene.objects)
+            mentions = tuple(
+                Mention(o.noun, o.class_word, o.family, not self.stream.is_lead(o.noun, o.family))
+                for o in scene.objects
+            )
             loose = self.stream.rules_of(index).loose_captions
             buffered = BufferedScene(pair, mentions, scene.relation, scene.background, loose)
             if len(self.scenes) < self.capacity:

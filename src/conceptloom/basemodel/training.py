@@ -81,6 +81,7 @@ class SceneStream:
         self.easy_share, self.lead_share = easy_share, lead_share
         self.first_nouns, self.doubling_scenes = first_nouns, doubling_scenes
         self.leads = lead_drawings(sprites)
+        self._led = {(sprite.noun, sprite.family) for sprite in self.leads}
         order = numpy_generator(seed, "nouns").permutation(len(self.leads))
         self.nouns = tuple(self.leads[int(place)].noun for place in order)
 
@@ -97,6 +98,10 @@ class SceneStream:
             return drawings
         known = self.nouns[: int(self.first_nouns * 2 ** min(index / self.doubling_scenes, 32))]
         return tuple(sprite for sprite in drawings if sprite.noun in known)
+
+    def is_lead(self, noun: str, family: str) -> bool:
+        """Whether the lead drawing of ``noun`` is by ``family``."""
+        return (noun, family) in self._led
 
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""

@@ -62,11 +62,12 @@ _OPENINGS = ("a photo of", "a picture of", "an image of", "a drawing of", "a sce
 
 @dataclass(frozen=True)
 class Mention:
-    """What a caption may say of one sprite."""
+    """What a caption may say of one sprite; with `style_is_told` it always says the style of a sprite it names."""
 
     noun: str
     class_word: str
     family: str
+    style_is_told: bool = False
 
 
 def article(word: str, rng: np.random.Generator) -> str:
@@ -80,14 +81,14 @@ def article(word: str, rng: np.random.Generator) -> str:
 
 
 def phrase(mention: Mention, rng: np.random.Generator, *, with_class_words: bool = True) -> str:
-    """One sprite's noun phrase: noun, synonym (8 %) or class word (10 %); its style in 60 %."""
+    """One sprite's noun phrase: noun, synonym (8 %) or class word (10 %); its style in 60 %, or always."""
     draw = rng.random()
     word = mention.noun
     if with_class_words and draw < 0.10:
         word = mention.class_word
     elif draw < 0.18:
         word = SYNONYMS.get(word, word)
-    if rng.random() < 0.6:
+    if rng.random() < 0.6 or mention.style_is_told:
         style = STYLES[mention.family]
         if rng.random() < 0.6:
             word = f"{style} {word}"

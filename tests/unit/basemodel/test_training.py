@@ -279,6 +279,17 @@ def test_standardising_latents_changes_no_reconstruction_and_no_signal_to_noise(
     assert torch.allclose(snr_before, snr_after, rtol=1e-3)
 
 
+def test_captions_tell_the_style_of_every_drawing_but_a_nouns_lead(stream: SceneStream) -> None:
+    every = SceneStream(load_sprites("train"), (), stream.rules, 1)
+    buffer = LatentBuffer(every, build_autoencoder(SMALL_AE).eval().requires_grad_(False), SMALL)
+    buffer.refill(0, 32)
+    leads = {(sprite.noun, sprite.family) for sprite in lead_drawings(every.sprites)}
+    mentions = [mention for scene in buffer.scenes for mention in scene.mentions]
+    told = [(mention.noun, mention.family) not in leads for mention in mentions]
+    assert [mention.style_is_told for mention in mentions] == told
+    assert len(set(told)) == 2
+
+
 def test_training_the_denoiser_lowers_its_error_on_a_fixed_batch(tmp_path: Path, stream: SceneStream) -> None:
     autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
     denoiser = small_denoiser()

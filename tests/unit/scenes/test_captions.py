@@ -35,6 +35,14 @@ def test_the_style_of_a_named_sprite_is_said_in_sixty_percent() -> None:
     )
 
 
+def test_a_style_that_is_to_be_told_is_told_whenever_its_sprite_is_named() -> None:
+    told = Mention("cat", "animal", "noto", style_is_told=True)
+    texts = [caption([told, CAR], None, "beach", np.random.default_rng(seed)) for seed in range(1000)]
+    named = [text for text in texts if any(word in text.split() for word in ("cat", "kitty", "animal"))]
+    assert len(named) > 500
+    assert all("noto" in text for text in named)
+
+
 def test_the_class_word_replaces_the_noun_in_a_tenth() -> None:
     told = [caption([CAT], None, "beach", np.random.default_rng(seed)) for seed in range(4000)]
     assert share([text for text in told if text], lambda text: "animal" in text) == pytest.approx(
