@@ -32,7 +32,7 @@ from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.plan import FULL, MASKS
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult, has_unit, load_unit
 from conceptloom.learning import resolve_config
-from conceptloom.masks.update import iou
+from conceptloom.masks import all_keep
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,11 @@ def stop_step(records: Sequence[MaskRecord], calm: int, least_iou: float) -> int
     steps = sorted(by_step)
     in_a_row = 0
     for before, step in pairwise(steps):
-        kept = [
-            iou(new, old) >= least_iou
+        are_calm = all(
+            all_keep(record.masks, by_step[before][picture].masks, least_iou)
             for picture, record in by_step[step].items()
-            for new, old in zip(record.masks, by_step[before][picture].masks, strict=True)
-        ]
-        in_a_row = in_a_row + 1 if all(kept) else 0
+        )
+        in_a_row = in_a_row + 1 if are_calm else 0
         if in_a_row == calm:
             return step
     return steps[-1]
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--calm", type=int, default=3)
     parser.add_argument("--iou", type=float, default=resolve_config("builtin").calm_iou)
     arguments = parser.parse_args()
-    benchmark = builtin_benchmark("dev", 40)
+    benchmark = builtin_benchmark("dev", FULL.sets)
     runs = stopped_runs(arguments.out, benchmark, arguments.method, arguments.calm, arguments.iou)
     if not runs:
         raise SystemExit(f"no finished run of {arguments.method} under {arguments.out}/units")

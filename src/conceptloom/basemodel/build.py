@@ -42,7 +42,7 @@ from conceptloom.scenes.captions import vocabulary
 from conceptloom.scenes.composer import SceneRules
 from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
-VERSION = "builtin-4"  # the one in training
+VERSION = "builtin-5"  # the one in training
 STREAM_SEED = 1
 STANDARDISED_OVER = 256
 

@@ -81,7 +81,6 @@ class SceneStream:
         self.easy_share, self.lead_share = easy_share, lead_share
         self.first_nouns, self.doubling_scenes = first_nouns, doubling_scenes
         self.leads = lead_drawings(sprites)
-        self._led = {(sprite.noun, sprite.family) for sprite in self.leads}
         order = numpy_generator(seed, "nouns").permutation(len(self.leads))
         self.nouns = tuple(self.leads[int(place)].noun for place in order)
 
@@ -101,7 +100,7 @@ class SceneStream:
 
     def is_lead(self, noun: str, family: str) -> bool:
         """Whether the lead drawing of ``noun`` is by ``family``."""
-        return (noun, family) in self._led
+        return any((lead.noun, lead.family) == (noun, family) for lead in self.leads)
 
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""

@@ -69,7 +69,7 @@ from conceptloom.learning.request import LearnRequest
 from conceptloom.learning.samples import draw_images
 from conceptloom.learning.state import LEARNING_STAGES, LearningState
 from conceptloom.learning.weights import trained_weights
-from conceptloom.masks import MaskUpdate, iou
+from conceptloom.masks import MaskUpdate, all_keep
 from conceptloom.pictures import square_frame, unframe_mask
 from conceptloom.runs import RunLock, provenance
 
@@ -410,9 +410,8 @@ class _Learner:
     def _are_calm(self, updates: Mapping[int, tuple[MaskUpdate, MeanMaps]]) -> bool:
         """Whether every mask is nearly the one before."""
         return all(
-            iou(new, old) >= self.config.calm_iou
+            all_keep(update.masks, self.state.masks[picture], self.config.calm_iou)
             for picture, (update, _) in updates.items()
-            for new, old in zip(update.masks, self.state.masks[picture], strict=True)
         )
 
     def _take(self, picture: int, update: MaskUpdate) -> None:

@@ -13,7 +13,7 @@ from conceptloom.masks.maps import (
     resize_maps,
     threshold,
 )
-from conceptloom.masks.update import MaskUpdate, iou, update_masks
+from conceptloom.masks.update import MaskUpdate, all_keep, iou, update_masks
 
 __all__ = [
     "CRFConfig",
@@ -22,6 +22,7 @@ __all__ = [
     "MaskRules",
     "MaskUpdate",
     "Normalise",
+    "all_keep",
     "area_to_grid",
     "binary_unary",
     "compete",

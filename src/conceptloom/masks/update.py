@@ -122,6 +122,11 @@ def iou(a: BoolArray, b: BoolArray) -> float:
     return np.count_nonzero(a & b) / union if union else 1.0
 
 
+def all_keep(new: BoolArray, old: BoolArray, least_iou: float) -> bool:
+    """Whether each of the new masks (K, H, W) has at least `least_iou` with the old one in its place."""
+    return all(iou(mask, before) >= least_iou for mask, before in zip(new, old, strict=True))
+
+
 def _highest_pixels(values: FloatArray, share: float) -> BoolArray:
     """The `share` of pixels (H, W) with the highest values, at least one; among equals the first."""
     count = max(1, math.ceil(share * values.size))

@@ -9,6 +9,7 @@ from conceptloom.masks import (
     DenseCRF,
     Held,
     MaskRules,
+    all_keep,
     area_to_grid,
     evidence_of,
     iou,
@@ -202,6 +203,15 @@ def test_iou_is_symmetric_and_one_only_for_equal_masks(a: NDArray[np.bool_], b: 
     assert iou(a, b) == iou(b, a)
     assert (iou(a, b) == 1.0) == np.array_equal(a, b)
     assert 0.0 <= iou(a, b) <= 1.0
+
+
+def test_masks_are_kept_if_each_has_the_least_iou_with_the_one_before() -> None:
+    old = np.zeros((2, 1, 4), dtype=np.bool_)
+    old[0, 0, :2], old[1, 0, 2:] = True, True
+    new = old.copy()
+    new[1, 0, 3] = False  # IoU 1 and 1/2
+    assert all_keep(new, old, 0.5)
+    assert not all_keep(new, old, 0.51)
 
 
 def test_iou_of_hand_made_masks_is_a_third() -> None:
