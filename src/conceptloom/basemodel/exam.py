@@ -56,6 +56,10 @@ class Size:
     reconstructions: int = 320
 
 
+SAMPLE = Size(seeds=1, pairs=60, styled=40, per_relation=5, reconstructions=40)
+"""The first pictures of every kind, for a look at a model on the way."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """A prompt, and what its picture must show: nouns, the first of them a relation's subject, in a place."""

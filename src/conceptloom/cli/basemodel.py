@@ -129,9 +129,11 @@ def check(
     model: Annotated[str, typer.Option(help="'builtin' or a model folder.")] = "builtin",
     scenes: Annotated[int, typer.Option(help="Scenes of the attention gate.", min=1)] = 200,
     draw: Annotated[
-        bool,
-        typer.Option(help="Also draw some 1,700 pictures and judge them, which takes long."),
-    ] = True,
+        Literal["all", "sample", "none"],
+        typer.Option(
+            help="Judge the exam's 1,682 pictures (about an hour), the first ones of each kind, or none."
+        ),
+    ] = "all",
     seed: Annotated[int, typer.Option(help="Seed of scenes, prompts and pictures.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Write the figures and sheets of pictures into this folder.")
@@ -141,19 +143,20 @@ def check(
     from rich.progress import track
 
     from conceptloom.backbone import load_backbone
-    from conceptloom.basemodel.exam import ExamReport, Size, asked, examine, write_exam
+    from conceptloom.basemodel.exam import SAMPLE, ExamReport, Size, asked, examine, write_exam
     from conceptloom.basemodel.report import check_attention, check_names, write_report
     from conceptloom.judges.detector import load_judge
 
     backbone = load_backbone(model)
     attention = check_attention(backbone, scenes, seed)
     typer.echo(attention.text())
-    if not draw:
+    if draw == "none":
         paths = [] if out is None else write_report(out, attention, None)
     else:
         pictures = []
-        total = 1 + sum(len(asks) for asks in asked(Size(), seed).values())
-        for event in track(examine(backbone, load_judge("examiner"), seed), "drawing", total=total):
+        size = Size() if draw == "all" else SAMPLE
+        total = 1 + sum(len(asks) for asks in asked(size, seed).values())
+        for event in track(examine(backbone, load_judge("examiner"), seed, size), "drawing", total=total):
             if isinstance(event, ExamReport):
                 report = event
             else:

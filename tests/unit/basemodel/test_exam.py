@@ -13,6 +13,7 @@ import pytest
 from conceptloom.backbone import Backbone, load_backbone, tokenize
 from conceptloom.basemodel import exam
 from conceptloom.basemodel.exam import (
+    SAMPLE,
     Ask,
     ExamReport,
     Pixels,
@@ -74,6 +75,13 @@ def test_the_two_nouns_of_a_pair_differ() -> None:
 def test_prompts_follow_from_the_seed() -> None:
     assert asked(SMALL, 1) == asked(SMALL, 1)
     assert asked(SMALL, 1)["pairs"] != asked(SMALL, 2)["pairs"]
+
+
+def test_a_samples_prompts_are_among_the_whole_exams() -> None:
+    whole = {ask for asks in asked(Size(), 5).values() for ask in asks}
+    sample = [ask for asks in asked(SAMPLE, 5).values() for ask in asks]
+    assert whole.issuperset(sample)
+    assert len(sample) == 298
 
 
 def test_a_real_picture_stands_in_the_asked_relation() -> None:
