@@ -72,7 +72,7 @@ class DenoiserConfig:
     log_snr_std: float = 1.5
     uniform_share: float = 0.2
     easy_share: float = 0.5
-    lead_share: float = 0.5
+    lead_share: float = 0.8
     first_nouns: int = 12
     doubling_scenes: int = 2_000
     batch_size: int = 32
