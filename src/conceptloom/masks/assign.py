@@ -115,11 +115,11 @@ def assign(
     `whole` (K,) are things, whose pieces and holes the rules speak of.
     """
     if not rules.joint:
-        assigned = _tidied(_one_by_one(evidence, crf, rules, held), evidence, rules, whole)
+        assigned = _tidied(_one_by_one(evidence, crf, rules, held), evidence, rules, whole, held)
     elif behind.any():
         assigned = _with_backgrounds(evidence, crf, rules, behind, whole, held)
     else:
-        assigned = _tidied(_jointly(evidence, crf, rules, _pulls(held, behind)), evidence, rules, whole)
+        assigned = _tidied(_jointly(evidence, crf, rules, _pulls(held, behind)), evidence, rules, whole, held)
     if held is None:
         return assigned
     unrefined, masks, probabilities = assigned
@@ -172,8 +172,9 @@ def _with_backgrounds(
     unrefined, masks = owner.copy(), owner.copy()
     probabilities = owner.astype(np.float32)
     if not behind.all():
-        others = evidence[~behind]
-        found = _tidied(_jointly(others, crf, rules, _pulls(held, behind)), others, rules, whole[~behind])
+        others, known = evidence[~behind], None if held is None else held.only(~behind)
+        joint = _jointly(others, crf, rules, _pulls(held, behind))
+        found = _tidied(joint, others, rules, whole[~behind], known)
         unrefined[~behind], masks[~behind], probabilities[~behind] = found
         unrefined[behind] &= ~found[0].any(axis=0)
         masks[behind] &= ~found[1].any(axis=0)
@@ -181,38 +182,47 @@ def _with_backgrounds(
     return unrefined, masks, probabilities
 
 
-def _tidied(assigned: Assigned, evidence: FloatArray, rules: MaskRules, whole: BoolArray) -> Assigned:
+def _tidied(
+    assigned: Assigned, evidence: FloatArray, rules: MaskRules, whole: BoolArray, held: Held | None
+) -> Assigned:
     """The same without pieces that are hardly evident and without small holes, in masks of what is `whole` (K,).
 
+    A piece with a pixel that is known to be the concept stays, and a hole with one that is known not to be.
     What a mask gives away has probability 0, what it takes 1.
     """
     unrefined, masks, probabilities = assigned
+    held = held or Held(np.zeros_like(masks), np.zeros_like(masks))
     tidy = masks.copy()
     things = np.flatnonzero(whole & masks.any(axis=(1, 2))).tolist()
     for k in things if rules.piece_peak > 0 else ():
-        tidy[k] = _evident_pieces(masks[k], evidence[k], rules.piece_peak)
+        tidy[k] = _evident_pieces(masks[k], evidence[k], rules.piece_peak, held.is_it[k])
     for k in things if rules.hole_share > 0 else ():
-        tidy[k] |= _small_holes(tidy[k], rules.hole_share) & ~np.delete(tidy, k, axis=0).any(axis=0)
+        holes = _small_holes(tidy[k], rules.hole_share, held.is_not[k])
+        tidy[k] |= holes & ~np.delete(tidy, k, axis=0).any(axis=0)
     return unrefined, tidy, np.where(tidy == masks, probabilities, tidy.astype(np.float32))
 
 
-def _evident_pieces(mask: BoolArray, evidence: FloatArray, share: float) -> BoolArray:
-    """The pieces of a mask (H, W) whose highest evidence is at least a share of the mask's highest.
+def _evident_pieces(mask: BoolArray, evidence: FloatArray, share: float, known: BoolArray) -> BoolArray:
+    """The pieces of a mask (H, W) that hold what is `known`, or evidence of at least a share of the mask's highest.
 
     Pieces hang together over edges and corners.
     """
     pieces, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.bool_))
-    highest = ndimage.maximum(evidence, pieces, np.arange(1, count + 1))
+    each = np.arange(1, count + 1)
+    highest = ndimage.maximum(evidence, pieces, each)
     least = min(share * highest.max(), highest.max())  # the latter where all evidence is negative
-    evident: BoolArray = np.concatenate([[False], highest >= least])[pieces]
+    evident: BoolArray = np.concatenate([[False], (highest >= least) | np.isin(each, pieces[known])])[pieces]
     return evident
 
 
-def _small_holes(mask: BoolArray, share: float) -> BoolArray:
-    """The holes of a mask (H, W) whose area is at most a share of the mask's."""
+def _small_holes(mask: BoolArray, share: float, known: BoolArray) -> BoolArray:
+    """The holes of a mask (H, W) that hold nothing `known` and whose area is at most a share of the mask's."""
     holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
-    areas = ndimage.sum_labels(np.ones_like(holes), holes, np.arange(1, count + 1))
-    small: BoolArray = np.concatenate([[False], areas <= share * mask.sum()])[holes]
+    each = np.arange(1, count + 1)
+    areas = ndimage.sum_labels(np.ones_like(holes), holes, each)
+    small: BoolArray = np.concatenate(
+        [[False], (areas <= share * mask.sum()) & ~np.isin(each, holes[known])]
+    )[holes]
     return small
 
 

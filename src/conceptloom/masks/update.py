@@ -50,7 +50,8 @@ def update_masks(
 
     A refined mask is refused if it is empty, or full while the picture has other concepts, or, with binary CRFs, if it
     overlaps its input by an IoU under 0.5. Then the previous mask stays; at stage 2 the unrefined one, or the top 5 %
-    of the evidence if that is empty too. What is held is in every mask, and its neighbours in the CRF follow it.
+    of the evidence if that is empty too; with the joint CRF without what others have, so that masks stay disjoint.
+    What is held is in every mask, and its neighbours in the CRF follow it.
 
     Args:
         maps: (K, h, w) attention maps, 0 or more, at any resolution.
@@ -86,8 +87,11 @@ def update_masks(
         rescued = rescued | (overlap < RESCUE_IOU)
     if held is not None:
         rescued = rescued & ~held.settled
-    for k in np.flatnonzero(rescued).tolist():
-        masks[k] = _stand_in(k, evidence, unrefined, previous, held)
+    masks[rescued] = False
+    for k in [*np.flatnonzero(rescued & ~behind).tolist(), *np.flatnonzero(rescued & behind).tolist()]:
+        rivals = masks if behind[k] else masks[~behind]
+        taken = rivals.any(axis=0) if rules.joint else np.zeros_like(masks[k])
+        masks[k] = _stand_in(k, evidence, unrefined, previous, held, taken)
         probabilities[k] = masks[k]
     subjects = rescued & ~behind
     if behind.any() and subjects.any():  # a background is what no other concept has, stand-ins included
@@ -98,14 +102,23 @@ def update_masks(
 
 
 def _stand_in(
-    k: int, evidence: FloatArray, unrefined: BoolArray, previous: BoolArray | None, held: Held | None
+    k: int,
+    evidence: FloatArray,
+    unrefined: BoolArray,
+    previous: BoolArray | None,
+    held: Held | None,
+    taken: BoolArray,
 ) -> BoolArray:
-    """The mask (H, W) that takes the place of a refused one, with what is held in it."""
+    """The mask (H, W) that takes the place of a refused one, with what is held in it and without what is `taken`.
+
+    Only a concept to which others leave no pixel at all gets some of theirs.
+    """
     nothing = np.zeros_like(unrefined[k])
     is_it, is_not = (nothing, nothing) if held is None else (held.is_it[k], held.is_not[k])
-    mask: BoolArray = (unrefined if previous is None else previous)[k] & ~is_not
-    if not mask.any():
-        mask = _highest_pixels(np.where(is_not, -np.inf, evidence[k]), RESCUE_SHARE) & ~is_not
+    mask: BoolArray = (unrefined if previous is None else previous)[k] & ~(is_not | taken)
+    for closed in (is_not | taken, is_not):
+        if not mask.any():
+            mask = _highest_pixels(np.where(closed, -np.inf, evidence[k]), RESCUE_SHARE) & ~closed
     stands_in: BoolArray = mask | is_it
     return stands_in
 

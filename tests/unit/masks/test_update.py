@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -318,6 +320,7 @@ def test_a_background_alone_in_its_picture_is_the_whole_picture() -> None:
     assert not update.rescued.any()
 
 
+TIDIED = replace(REST, normalise="spread", temperature=2.0, piece_peak=0.5, hole_share=0.5)
 RULES = {
     "binary": MaskRules(0.3),
     "soft": MaskRules(0.3, temperature=0.4),
@@ -325,6 +328,7 @@ RULES = {
     "joint, hard": MaskRules(0.3, joint=True),
     "background is the rest": REST,
     "spread": MaskRules(0.3, normalise="spread", joint=True, temperature=2.0, background_is_rest=True),
+    "tidied": TIDIED,
 }
 
 
@@ -366,11 +370,59 @@ def test_a_whole_mask_that_is_held_comes_back_as_it_was_given(rules: MaskRules) 
     assert not update.rescued[1]
 
 
-def test_in_one_crf_no_other_concept_takes_what_is_held() -> None:
-    mask = _columns(5, 17)[0]
+@pytest.mark.parametrize("rules", [REST, TIDIED], ids=["plain", "tidied"])
+def test_in_one_crf_no_other_concept_takes_what_is_held(rules: MaskRules) -> None:
+    mask = _columns(5, 9)[0] | _columns(20, 23)[0]
     held = _held({1: mask}, {1: ~mask})
-    update = update_masks(_three_maps(), _picture_crf(), REST, None, True, backgrounds=[2], held=held)
+    update = update_masks(_three_maps(), _picture_crf(), rules, None, True, backgrounds=[2], held=held)
     np.testing.assert_array_equal(update.masks.sum(axis=0), 1)
+
+
+def _stroke(column: int) -> NDArray[np.bool_]:
+    stroke = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    stroke[HEIGHT // 2, column] = True
+    return stroke
+
+
+def test_a_hardly_evident_piece_stays_whole_if_a_stroke_is_in_it() -> None:
+    both = _columns(2, 8) | _columns(20, 23)
+    rules = MaskRules(0.4, piece_peak=0.5)
+    held = _held({0: _stroke(21)}, {}, count=1)
+    update = update_masks(_two_pieces((1.0, 0.1)), PlantedCRF(both), rules, None, True, held=held)
+    np.testing.assert_array_equal(update.masks, both)
+
+
+def test_a_hole_with_a_stroke_that_says_it_is_not_the_subject_stays_the_background_s() -> None:
+    ring = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    ring[2:12, 2:14] = True
+    ring[5:8, 5:9] = False
+    maps = np.stack([ring, ~ring]).astype(np.float32)
+    not_it = np.zeros_like(ring)
+    not_it[6, 6] = True
+    for held, filled in ((_held({}, {}, count=2), True), (_held({}, {0: not_it}, count=2), False)):
+        update = update_masks(maps, _plain_crf(), TIDIED, None, True, backgrounds=[1], held=held)
+        assert update.masks[0, 5:8, 5:9].all() == filled
+        np.testing.assert_array_equal(update.masks[1], ~update.masks[0])
+
+
+def test_with_one_crf_what_stands_in_takes_nothing_from_other_subjects() -> None:
+    maps = np.zeros((3, HEIGHT, WIDTH), dtype=np.float32)
+    maps[0, :, :15], maps[1, :, 5:10], maps[2] = 1.0, 0.8, 0.5
+    previous = np.concatenate([_columns(0, 15), _columns(10, 20), _columns(20, WIDTH)])
+    update = update_masks(maps, _plain_crf(), REST, previous, True, backgrounds=[2])
+    assert update.rescued.tolist() == [False, True, False]
+    np.testing.assert_array_equal(update.masks[1], _columns(15, 20)[0])
+    np.testing.assert_array_equal(update.masks.sum(axis=0), 1)
+
+
+def test_of_a_picture_that_others_have_whole_a_stand_in_gets_its_most_evident_pixels() -> None:
+    maps = np.stack([np.ones((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH))]).astype(np.float32)
+    maps[1, 3, 4] = 0.2
+    held = _held({0: np.ones((HEIGHT, WIDTH), dtype=np.bool_)}, {}, count=2)
+    update = update_masks(maps, _plain_crf(), REST, None, True, held=held)
+    assert update.rescued.tolist() == [False, True]
+    assert update.masks[1, 3, 4]
+    assert update.masks[1].mean() == pytest.approx(0.05, abs=0.01)
 
 
 def test_a_background_that_is_said_not_to_be_somewhere_leaves_it_to_the_others() -> None:
