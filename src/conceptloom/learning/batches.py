@@ -180,7 +180,7 @@ def union_of(draws: Sequence[Draw], grids: Sequence[MaskGrids]) -> Tensor:
     """(B, h, w) bool: Eq. 3's union over each element's drawn concepts, mirrored with the picture."""
     unions = []
     for draw in draws:
-        union = grids[draw.picture].latent[list(draw.concepts)].any(dim=0)
+        union = grids[draw.picture].union(draw.concepts)
         unions.append(union.flip(-1) if draw.flip else union)
     return torch.stack(unions)
 

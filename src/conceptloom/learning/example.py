@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -67,10 +67,23 @@ class LearningExample:
 class MaskGrids:
     """One picture's masks on the grids the losses use."""
 
-    latent: Tensor
-    """(K, h, w) bool: by area, cut at 0.5, never without a cell (Eq. 3)."""
+    masks: npt.NDArray[np.bool_]
+    """(K, side, side)."""
+    latent: npt.NDArray[np.bool_]
+    """(K, h, w): by area, cut at 0.5, never without a cell."""
     attention: Tensor
     """(K, n, n) float32: covered share of each cell (Eq. 4)."""
+    _unions: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
+
+    def union(self, concepts: tuple[int, ...]) -> Tensor:
+        """(h, w) bool: the union of these concepts' masks by area, cut at 0.5, and what each has alone (Eq. 3)."""
+        key = tuple(sorted(concepts))
+        if key not in self._unions:
+            chosen = list(key)
+            whole = self.masks[chosen].any(axis=0, keepdims=True)
+            cells = hard_grid(whole, self.latent.shape[1:])[0] | self.latent[chosen].any(axis=0)
+            self._unions[key] = torch.from_numpy(cells).to(self.attention.device)
+        return self._unions[key]
 
 
 def prepare_examples(request: LearnRequest, backbone: Backbone) -> tuple[LearningExample, ...]:
@@ -89,10 +102,10 @@ def mask_grids(
 
     Eq. 4 takes other `targets` (K, H, W) in 0..1 than the masks where they are given.
     """
-    latent = hard_grid(masks, (latent_side, latent_side))
     attention = area_to_grid(masks if targets is None else targets, (attention_side, attention_side))
     return MaskGrids(
-        torch.from_numpy(np.ascontiguousarray(latent)).to(device),
+        masks,
+        hard_grid(masks, (latent_side, latent_side)),
         torch.from_numpy(np.ascontiguousarray(attention, dtype=np.float32)).to(device),
     )
 

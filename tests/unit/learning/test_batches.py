@@ -111,6 +111,15 @@ def test_the_union_covers_the_drawn_concepts_only(material: Material) -> None:
     assert batch.present.tolist() == [[True, False], [True, False], [True, True]]
 
 
+def test_a_cell_that_two_concepts_cover_only_together_is_in_their_union(material: Material) -> None:
+    masks = np.zeros((2, 64, 64), dtype=bool)
+    masks[0, :, :5], masks[1, :, 5], masks[1, :, 8:] = True, True, True  # a quarter each of columns 4 to 7
+    draws = [Draw(0, concepts, False, 10, ("em", 0, 0)) for concepts in ((0,), (1,), (1, 0))]
+    batch = material.batch(draws, grids(masks))
+    assert batch.union is not None
+    assert batch.union[:, 0, 1].tolist() == [False, False, True]
+
+
 def test_maps_follow_the_drawn_order(material: Material) -> None:
     batch = material.batch([Draw(0, (1, 0), False, 10, ("em", 0, 0))], grids(halves()))
     prompt = batch.prompts.distinct[0]
