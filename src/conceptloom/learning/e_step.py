@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from conceptloom.backbone import encode_prompts, record_affinity, record_attention
+from conceptloom.backbone import Backbone, encode_prompts, record_affinity, record_attention
 from conceptloom.learning.batches import Material, moments_of
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
@@ -125,9 +125,9 @@ class RunningAverages:
     """(K,) maps averaged so far, per picture."""
 
     @classmethod
-    def starting_from(cls, first: Sequence[MeanMaps], decay: float) -> RunningAverages:
-        """Start with the maps of stage 2 at the weight to which the sum of weights tends."""
-        started = np.float32(1.0 / (1.0 - decay))
+    def starting_from(cls, first: Sequence[MeanMaps], decay: float, weight: float = 1.0) -> RunningAverages:
+        """Start with the maps of stage 2 at the weight to which a sum of maps of the usual `weight` tends."""
+        started = np.float32(weight / (1.0 - decay))
         return cls(
             [mean.maps * started for mean in first],
             [np.full(len(mean.maps), started, dtype=np.float32) for mean in first],
@@ -146,6 +146,18 @@ class RunningAverages:
     def maps(self, picture: int) -> MeanMaps:
         """The averages of one picture's concepts."""
         return MeanMaps(self.sums[picture] / self.weights[picture][:, None, None], self.counts[picture])
+
+
+def map_weights(timesteps: Tensor, backbone: Backbone, config: LearnConfig) -> Tensor:
+    """(B,) what maps at these timesteps (B,) count in a running average: nothing outside of `timestep_range`."""
+    if config.running_average_weighting == "signal":
+        weights = signal_share(backbone.log_snr(timesteps.to(backbone.device))).float().cpu()
+    else:
+        weights = torch.ones(len(timesteps))
+    count = backbone.num_train_timesteps
+    first, last = (round(share * count) for share in config.timestep_range)
+    steps = timesteps.cpu()
+    return torch.where((first <= steps) & (steps < last), weights, 0.0)
 
 
 def signal_share(log_snr: Tensor) -> Tensor:

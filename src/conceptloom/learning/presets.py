@@ -26,7 +26,6 @@ E_STEP: dict[str, dict[str, Any]] = {
         "mask_update_every": 20,
         "e_step_source": "running_average",
         "e_step_timesteps": 20,
-        "running_average_decay": 0.97,
         "running_average_weighting": "uniform",
     },
 }
@@ -46,6 +45,12 @@ REFINED_MASKS: dict[str, Any] = {
 }
 """What measured best for the first masks (docs/LOG.md)."""
 
+FORGETTING: dict[int, dict[str, Any]] = {
+    4: {"running_average_decay": 0.97},
+    1: {"running_average_decay": 0.97**4},
+}
+"""By batch size: what was measured at 4 forgets as much a step at 1."""
+
 
 @dataclass(frozen=True)
 class FamilyPreset:
@@ -55,7 +60,7 @@ class FamilyPreset:
     joint_lr: Mapping[str, float]
     """Rate of the joint stage by what it trains."""
     masks: Mapping[str, Mapping[str, Any]]
-    """Layers, threshold and CRF scale by method."""
+    """Layers, threshold, CRF scale and how fast averages forget, by method."""
 
 
 PRESETS: dict[str, FamilyPreset] = {
@@ -78,7 +83,7 @@ PRESETS: dict[str, FamilyPreset] = {
             "fixed": {"layers": "up_16", "tau": 0.2, "crf": {"scale": 2.0}},
             "paper": {"layers": "all", "tau": 0.25, "crf": {"scale": 2.0}},
             "literal": START_MASKS,
-            "refined": REFINED_MASKS,
+            "refined": REFINED_MASKS | FORGETTING[4],
         },
     ),
     "sd": FamilyPreset(
@@ -99,7 +104,7 @@ PRESETS: dict[str, FamilyPreset] = {
             "fixed": START_MASKS,
             "paper": START_MASKS,
             "literal": START_MASKS,
-            "refined": REFINED_MASKS,
+            "refined": REFINED_MASKS | FORGETTING[1],
         },
     ),
 }

@@ -35,8 +35,8 @@ from conceptloom.learning.e_step import (
     collapsed,
     fresh_maps,
     initial_maps,
+    map_weights,
     masks_from,
-    signal_share,
 )
 from conceptloom.learning.example import LearningExample, prepare_examples
 from conceptloom.learning.initialise import starting_rows
@@ -223,7 +223,10 @@ class _Learner:
             if found.affinity is not None:
                 state.affinities[picture] = found.affinity
         if self._averaging:
-            state.averages = RunningAverages.starting_from(first, config.running_average_decay)
+            backbone = self.material.backbone
+            weights = map_weights(torch.arange(backbone.num_train_timesteps), backbone, config)
+            usual = float(weights[weights > 0].mean())
+            state.averages = RunningAverages.starting_from(first, config.running_average_decay, usual)
         state.done["masks"] = len(examples)
         yield from self._checkpoint_if_due("masks")
 
@@ -408,8 +411,8 @@ class _Learner:
         return fresh_maps(self.material, self.state.rows, picture, self.config, step, draws)
 
     def _are_calm(self, updates: Mapping[int, tuple[MaskUpdate, MeanMaps]]) -> bool:
-        """Whether every mask is nearly the one before."""
-        return all(
+        """Whether every mask of every picture is nearly the one before."""
+        return len(updates) == len(self.state.masks) and all(
             all_keep(update.masks, self.state.masks[picture], self.config.calm_iou)
             for picture, (update, _) in updates.items()
         )
@@ -520,12 +523,7 @@ def _average(
     material: Material,
     config: LearnConfig,
 ) -> None:
-    weights = torch.ones(len(draws))
-    if config.running_average_weighting == "signal":
-        weights = signal_share(material.backbone.log_snr(batch.timesteps)).cpu()
-    count = material.backbone.num_train_timesteps
-    first, last = (round(share * count) for share in config.timestep_range)
-    weights *= torch.tensor([first <= draw.timestep < last for draw in draws])
+    weights = map_weights(batch.timesteps, material.backbone, config)
     arrays = maps.cpu().numpy()
     for b, draw in enumerate(draws):
         if weights[b] == 0:

@@ -48,7 +48,13 @@ def test_literal_updates_masks_every_step_at_the_steps_own_timestep() -> None:
 def test_refined_averages_the_m_steps_own_maps(family: str) -> None:
     config = resolve_config(family)
     assert config.e_step_source == "running_average"
-    assert (config.running_average_decay, config.running_average_weighting) == (0.97, "uniform")
+    assert config.running_average_weighting == "uniform"
+
+
+@pytest.mark.parametrize("family", PRESETS)
+def test_running_averages_forget_as_much_a_step_at_every_batch_size(family: str) -> None:
+    config = resolve_config(family)
+    assert config.running_average_decay**config.batch_size == pytest.approx(0.97**4)
 
 
 @pytest.mark.parametrize("method", ["gt", "fixed"])

@@ -17,6 +17,7 @@ from conceptloom.learning.e_step import (
     collapsed,
     fresh_maps,
     initial_maps,
+    map_weights,
     masks_from,
     signal_share,
 )
@@ -49,6 +50,26 @@ def test_a_map_at_pure_noise_counts_for_nothing() -> None:
     weight = float(signal_share(torch.tensor([-float("inf")])))
     averages.add(Draw(0, (0,), False, 999, KEY), np.array([[[9.0, 9.0]]], dtype=np.float32), weight, 0.9)
     np.testing.assert_allclose(averages.maps(0).maps, [[[0.2, 0.8]]], rtol=1e-6)
+
+
+def test_a_running_average_starts_as_if_maps_of_the_usual_weight_had_come_forever() -> None:
+    averages = RunningAverages.starting_from(first([[0.2, 0.8]]), 0.75, 0.5)
+    averages.add(Draw(0, (0,), False, 10, KEY), np.array([[[1.0, 0.0]]], dtype=np.float32), 0.5, 0.75)
+    np.testing.assert_allclose(averages.weights[0], [2.0])  # 0.5 / (1 - 0.75) again
+    np.testing.assert_allclose(averages.maps(0).maps, [[[0.4, 0.6]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["signal", "uniform"])
+def test_maps_outside_of_the_timestep_range_count_for_nothing(
+    weighting: str, tiny_backbone: Backbone
+) -> None:
+    changes = {"running_average_weighting": weighting, "timestep_range": (0.3, 0.7)}
+    weights = map_weights(torch.tensor([299, 300, 699, 700]), tiny_backbone, resolve_config("sd", changes))
+    assert (weights > 0).tolist() == [False, True, True, False]
+    if weighting == "signal":
+        torch.testing.assert_close(
+            weights[1:3], signal_share(tiny_backbone.log_snr(torch.tensor([300, 699])))
+        )
 
 
 def test_signal_share_is_the_signals_part_of_the_variance() -> None:
