@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from conceptloom.masks import iou
 from conceptloom.pictures import square_frame_mask
 
 LAST = 3
-"""The end of a curve is the mean of its last E-steps, so that one lucky update does not decide."""
+"""The end of a curve is the mean of its last E-steps, so that one lucky update does not decide; the last is told too."""
 Row = Mapping[str, Any]
 
 
@@ -62,7 +63,7 @@ def curves(
         ends[event.picture] = {
             "collapsed": bool(event.collapsed),
             "rescued": bool(event.rescued),
-            "swapped": any(concept.word for concept in one.subjects) and _swapped(one, event, truth),
+            "swapped": _swapped(one, event, truth),
         }
         for name, mask in zip(_named(one, event, truth), event.masks, strict=True):
             key = (event.picture, name)
@@ -88,14 +89,11 @@ def curves(
 def _named(
     one: BenchmarkSet, event: MasksUpdated, truth: Mapping[tuple[str, str], NDArray[np.bool_]]
 ) -> list[str]:
-    """Whose mask each of the event's is: its concept's, or, of subjects without a word, of that which it fits best.
-
-    Without a word nothing says which of two subjects is which.
-    """
+    """Whose mask each of the event's is: its concept's, or of subjects that no word tells apart that it fits best."""
     names = list(event.concepts)
-    free = [
-        k for k, name in enumerate(names) if one.concept(name).word is None and (event.picture, name) in truth
-    ]
+    told = _told_apart(one, event)
+    free = [k for k, name in enumerate(names) if k not in told and one.concept(name).kind == "subject"]
+    free = [k for k in free if (event.picture, names[k]) in truth]
     overlap = [[iou(event.masks[k], truth[event.picture, names[other]]) for other in free] for k in free]
     if free:
         rows, columns = linear_sum_assignment(overlap, maximize=True)
@@ -104,16 +102,27 @@ def _named(
     return names
 
 
+def _told_apart(one: BenchmarkSet, event: MasksUpdated) -> list[int]:
+    """Which of the event's masks are subjects that start from a word no other subject of the picture has."""
+    concepts = [one.concept(name) for name in event.concepts]
+    words = Counter(concept.word for concept in concepts if concept.kind == "subject")
+    return [
+        index
+        for index, concept in enumerate(concepts)
+        if concept.kind == "subject" and concept.word is not None and words[concept.word] == 1
+    ]
+
+
 def _swapped(
     one: BenchmarkSet, event: MasksUpdated, truth: Mapping[tuple[str, str], NDArray[np.bool_]]
-) -> bool:
-    subjects = [
-        index
-        for index, name in enumerate(event.concepts)
-        if one.concept(name).kind == "subject" and (event.picture, name) in truth
-    ]
-    true = [truth[event.picture, event.concepts[index]] for index in subjects]
-    return len(subjects) > 1 and swapped(event.masks[subjects], np.stack(true))
+) -> bool | None:
+    """Whether subjects that words tell apart have exchanged masks; None where there are no two."""
+    subjects = [k for k in _told_apart(one, event) if (event.picture, event.concepts[k]) in truth]
+    if len(subjects) < 2:
+        return None
+    return swapped(
+        event.masks[subjects], np.stack([truth[event.picture, event.concepts[k]] for k in subjects])
+    )
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -128,7 +137,7 @@ def print_table(rows: Sequence[Row]) -> None:
         groups[case.title] = lambda row, name=case.name: (  # type: ignore[misc]
             row["kind"] == "subject" and row["set"].split("-", 1)[1].rpartition("-")[0] == name
         )
-    print(f"{'option':<24} {'group':<40} masks  start   end   gain")
+    print(f"{'option':<24} {'group':<40} masks  start   end   gain                     last  gain")
     for option in dict.fromkeys(row["option"] for row in rows):
         mine = [row for row in rows if row["option"] == option]
         for group, belongs in groups.items():
@@ -137,21 +146,41 @@ def print_table(rows: Sequence[Row]) -> None:
                 continue
             start = [row["curve"][0] for row in chosen]
             end = [float(np.mean(row["curve"][-LAST:])) for row in chosen]
-            gain: Interval = cluster_bootstrap(np.subtract(end, start), [row["set"] for row in chosen])
+            last = [row["curve"][-1] for row in chosen]
+            sets = [row["set"] for row in chosen]
+            gains = [cluster_bootstrap(np.subtract(after, start), sets) for after in (end, last)]
+            told = [f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" for gain in gains]
             print(
                 f"{option:<24} {group:<40} {len(chosen):>5}  {np.mean(start):.3f}  {np.mean(end):.3f}"
-                f"  {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+                f"  {told[0]}  {np.mean(last):.3f}  {told[1]}"
             )
         seconds = np.mean([row["sec"] for row in mine])
         print(
             f"{'':<24} {seconds:.0f} s a set, {sum(row['rescues'] for row in mine)} rescues; sets that end",
             end=" ",
         )
-        for event in ("swapped", "collapsed", "rescued"):
-            bad = {row["set"] for row in mine if row[event]}
-            upper = clopper_pearson(len(bad), len({row["set"] for row in mine}), side="upper").high
-            print(f"{event}: {len(bad)} (at most {upper:.3f})", end="; ")
+        for title, rate in ends(mine).items():
+            print(f"{title}: {rate.value:.3f} (at most {rate.high:.3f})", end="; ")
         print()
+
+
+def ends(rows: Sequence[Row]) -> dict[str, Interval]:
+    """How often sets end badly, with the 95 % one-sided upper ends of Clopper and Pearson.
+
+    Only what could be swapped counts for swaps: sets with several subjects in a picture that start from words.
+    """
+    sets = {row["set"] for row in rows}
+
+    def rate(among: Set[str], *events: str) -> Interval:
+        bad = {row["set"] for row in rows if row["set"] in among and any(row[event] for event in events)}
+        return clopper_pearson(len(bad), len(among), side="upper")
+
+    can_swap = {row["set"] for row in rows if row["swapped"] is not None}
+    found = {f"swapped, of {len(can_swap)}": rate(can_swap, "swapped")} if can_swap else {}
+    found[f"collapsed, of {len(sets)}"] = rate(sets, "collapsed")
+    found["on a rescued mask"] = rate(sets, "rescued")
+    found["collapsed or rescued"] = rate(sets, "collapsed", "rescued")
+    return found
 
 
 def main() -> None:
