@@ -38,7 +38,7 @@ from conceptloom.masks import iou
 from conceptloom.pictures import square_frame_mask
 
 LAST = 3
-"""The end of a curve is the mean of its last E-steps, so that one lucky update does not decide; the last is told too."""
+"""The end of a curve is the mean of its last E-steps, so that no lucky update decides; the last is told too."""
 Row = Mapping[str, Any]
 
 
