@@ -7,32 +7,37 @@
 prompt: the map of each concept in each cross-attention layer, and the up path's self-attention in bands of timesteps.
 Tokens start from the sets' words; with `--rows` they are those of concept sets learned before (`RUNS/SETNAME`).
 `score` prints the mask IoU of the ladder of parts, or of the last rung changed by `--set`, once for each value of
-`--vary`. Masks are those of stage 2: nothing is learned. Intervals are paired 95 % bootstraps over sets.
+`--vary`; below the ladder, what its last rung reaches of what the grid allows ("share"), and what it would if no two
+subjects' masks were exchanged ("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps
+over sets, differences paired; "ms" is the time a picture's masks take from maps and a ready CRF.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.optimize import linear_sum_assignment
 
 from conceptloom.backbone import Backbone, encode_prompts, load_backbone, record_affinity, record_attention
-from conceptloom.concepts import ConceptSet
+from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.mask_metrics import oracle_masks, trivial_masks
 from conceptloom.evaluation.methods import learn_request
-from conceptloom.evaluation.statistics import paired_cluster_bootstrap
+from conceptloom.evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
 from conceptloom.learning import LearnConfig, resolve_config
 from conceptloom.learning.batches import Material, moments_of
 from conceptloom.learning.e_step import MeanMaps, masks_from
@@ -40,7 +45,7 @@ from conceptloom.learning.example import LearningExample
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.presets import PRESETS
 from conceptloom.learning.trainer import prepare_material
-from conceptloom.masks import DenseCRF, iou, resize_maps
+from conceptloom.masks import DenseCRF, MaskRules, area_to_grid, iou, resize_maps, update_masks
 from conceptloom.pictures import square_frame, square_frame_mask
 from conceptloom.seeding import noise
 
@@ -178,6 +183,21 @@ def read(path: Path) -> CachedPicture:
     )
 
 
+BOUNDS = ("no CRF", "a CRF each", "one CRF")
+"""Ways from perfect attention to masks; a group is held against the one that scores highest in it."""
+
+
+class Scored(NamedTuple):
+    """One concept's mask in one picture."""
+
+    set_name: str
+    kind: str
+    split: str
+    subjects: int
+    """How many there are in the picture."""
+    iou: float
+
+
 class Scorer:
     """IoU of every concept of every picture under any option."""
 
@@ -189,43 +209,131 @@ class Scorer:
         config = resolve_config("builtin", {"crf": json.loads(settings)})
         return DenseCRF(self.pictures[index].frame, config.crf.crf_config())
 
-    def ious(self, option: Mapping[str, Any]) -> list[tuple[str, str, str, float]]:
-        """(set, kind, split, IoU) of each concept in each picture."""
+    def masks(self, option: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
+        """(K, H, W) masks of each picture."""
         config = resolve_config("builtin", {"method": "paper", **option})
         settings = config.crf.model_dump_json()
-        rows = []
+        found = []
         for index, picture in enumerate(self.pictures):
             concepts = [SimpleNamespace(kind=kind) for kind in picture.kinds]
             example = SimpleNamespace(concepts=concepts, crf=self.crf(index, settings), held=None)
             update = masks_from(cast(LearningExample, example), picture.mean(config), config, None)
+            found.append(update.masks)
+        return found
+
+    def bounds(self, option: Mapping[str, Any]) -> dict[str, list[NDArray[np.bool_]]]:
+        """(K, H, W) masks of each picture from each cell's share of the true masks, by the ways of `BOUNDS`."""
+        config = resolve_config("builtin", {"method": "paper", **option})
+        one_crf = MaskRules(0.5, joint=True, temperature=0.25, background_is_rest=True)
+        found: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in BOUNDS}
+        for index, picture in enumerate(self.pictures):
+            grid = next(iter(picture.layers.values())).shape[2:]
+            single = oracle_masks(picture.truth, picture.frame, grid, config.crf.crf_config())
+            found["no CRF"].append(single.unrefined)
+            found["a CRF each"].append(single.refined)
+            crf = self.crf(index, config.crf.model_dump_json())
+            shares = area_to_grid(picture.truth, grid)
+            behind = [k for k, kind in enumerate(picture.kinds) if kind == "background"]
+            found["one CRF"].append(update_masks(shares, crf, one_crf, None, True, behind).masks)
+        return found
+
+    def scored(self, masks: Sequence[NDArray[np.bool_]]) -> list[Scored]:
+        """Each concept's IoU in each picture."""
+        return [
+            Scored(picture.set_name, kind, split, picture.kinds.count("subject"), float(iou(mask, true)))
+            for picture, found in zip(self.pictures, masks, strict=True)
             for kind, split, mask, true in zip(
-                picture.kinds, picture.splits, update.masks, picture.truth, strict=True
-            ):
-                rows.append((picture.set_name, kind, split, float(iou(mask, true))))
-        return rows
+                picture.kinds, picture.splits, found, picture.truth, strict=True
+            )
+        ]
+
+    def ious(self, option: Mapping[str, Any]) -> list[Scored]:
+        """Of an option's masks."""
+        return self.scored(self.masks(option))
+
+
+def told(values: Sequence[float], sets: Sequence[str]) -> str:
+    """Mean and interval."""
+    interval = cluster_bootstrap(values, sets)
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def print_table(scorer: Scorer, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Means by kind, and the paired difference of subjects to the row before."""
-    print(f"{'option':<44} subjects known novel  places  subjects against the row before")
-    before: list[tuple[str, str, str, float]] | None = None
+    """Means by kind, the time a picture's masks take, and the paired difference of subjects to the row before."""
+    print(f"{'option':<40} {'subjects':<22} known novel  {'places':<22} ms  subjects against the row before")
+    before: list[Scored] | None = None
     for name, option in options.items():
-        rows = scorer.ious(option)
-        subjects = [row for row in rows if row[1] == "subject"]
-
-        def mean(values: Sequence[tuple[str, str, str, float]]) -> float:
-            return float(np.mean([row[3] for row in values])) if values else float("nan")
-
-        known = [row for row in subjects if row[2] == "instance"]
-        novel = [row for row in subjects if row[2] == "novel noun"]
-        places = [row for row in rows if row[1] != "subject"]
-        line = f"{name:<44} {mean(subjects):.3f}  {mean(known):.3f} {mean(novel):.3f} {mean(places):.3f}"
+        begun = time.perf_counter()
+        masks = scorer.masks(option)  # builds the CRFs' lattices
+        begun = time.perf_counter()
+        masks = scorer.masks(option)
+        milliseconds = 1000 * (time.perf_counter() - begun) / len(masks)
+        rows = scorer.scored(masks)
+        subjects = [row for row in rows if row.kind == "subject"]
+        places = [row for row in rows if row.kind != "subject"]
+        splits = [
+            float(np.mean([row.iou for row in subjects if row.split == split] or [np.nan]))
+            for split in ("instance", "novel noun")
+        ]
+        line = (
+            f"{name:<40} {told([row.iou for row in subjects], [row.set_name for row in subjects])}  {splits[0]:.3f}"
+            f" {splits[1]:.3f} {told([row.iou for row in places], [row.set_name for row in places])}"
+            f" {milliseconds:3.0f}"
+        )
         if before is not None:
-            pair = [[row[3] for row in rows_ if row[1] == "subject"] for rows_ in (rows, before)]
-            difference = paired_cluster_bootstrap(pair[0], pair[1], [row[0] for row in subjects])
+            pair = [[row.iou for row in rows_ if row.kind == "subject"] for rows_ in (rows, before)]
+            difference = paired_cluster_bootstrap(pair[0], pair[1], [row.set_name for row in subjects])
             line += f"  {difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
         print(line, flush=True)
         before = rows
+
+
+def named_right(picture: CachedPicture, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The masks (K, H, W) with those of subjects exchanged among them so that they fit best."""
+    subjects = [k for k, kind in enumerate(picture.kinds) if kind == "subject"]
+    overlap = [[iou(masks[k], picture.truth[true]) for k in subjects] for true in subjects]
+    named = masks.copy()
+    if subjects:
+        named[subjects] = masks[np.array(subjects)[linear_sum_assignment(overlap, maximize=True)[1]]]
+    return named
+
+
+def print_bounds(scorer: Scorer, option: Mapping[str, Any]) -> None:
+    """What an option reaches of what the grid allows, and what it would if no subjects' masks were exchanged."""
+    pictures, masks = scorer.pictures, scorer.masks(option)
+    areas = [
+        mask.mean()
+        for p in pictures
+        for kind, mask in zip(p.kinds, p.truth, strict=True)
+        if kind == "subject"
+    ]
+    trivial = [
+        trivial_masks(p.truth, cast(Sequence[ConceptKind], p.kinds), float(np.median(areas)))
+        for p in pictures
+    ]
+    right = [named_right(p, found) for p, found in zip(pictures, masks, strict=True)]
+    rows = {"reached": masks, "named right": right, "trivial": trivial, **scorer.bounds(option)}
+    scores = {name: scorer.scored(found) for name, found in rows.items()}
+    groups: dict[str, Callable[[Scored], bool]] = {
+        f"subjects, {count} in the picture": lambda row, count=count: (  # type: ignore[misc]
+            row.kind == "subject" and row.subjects == count
+        )
+        for count in (1, 2, 3)
+    }
+    groups |= {"subjects": lambda row: row.kind == "subject", "places": lambda row: row.kind != "subject"}
+    print(f"\n{'':<28} masks {'reached':<20}  right trivial " + " ".join(BOUNDS) + " share")
+    for title, belongs in groups.items():
+        chosen = {name: [row for row in found if belongs(row)] for name, found in scores.items()}
+        means = {name: float(np.mean([row.iou for row in found])) for name, found in chosen.items()}
+        reached = chosen["reached"]
+        best = max(means[name] for name in BOUNDS)
+        above = (means["reached"] - means["trivial"]) / (best - means["trivial"])
+        print(
+            f"{title:<28} {len(reached):>5} {told([row.iou for row in reached], [row.set_name for row in reached])}"
+            f"  {means['named right']:.3f} {means['trivial']:.3f}   "
+            + " ".join(f"{means[name]:<10.3f}" for name in BOUNDS)
+            + f" {means['reached'] / best:.3f}; above trivial {above:.3f}"
+        )
 
 
 def pairs(items: Sequence[str]) -> list[tuple[str, Any]]:
@@ -255,10 +363,11 @@ def main() -> None:
         return
     scorer = Scorer([read(path) for path in sorted(arguments.cache.glob("*.safetensors"))])
     changes, varied = dict(pairs(arguments.set)), dict(pairs(arguments.vary))
+    base = list(LADDER.values())[-1]
     if not changes and not varied:
         print_table(scorer, LADDER)
+        print_bounds(scorer, base)
         return
-    base = list(LADDER.values())[-1]
     options = {"last rung": base}
     for values in product(*varied.values()):
         change = {**changes, **dict(zip(varied, values, strict=True))}
