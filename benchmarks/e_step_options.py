@@ -7,8 +7,8 @@
 prompt: the map of each concept in each cross-attention layer, and the up path's self-attention in bands of timesteps.
 Tokens start from the sets' words; with `--rows` they are those of concept sets learned before (`RUNS/SETNAME`).
 `score` prints the mask IoU of the ladder of parts, or of the last rung changed by `--set`, once for each value of
-`--vary`; below the ladder, what its last rung reaches of what the grid allows ("share"), and what it would if no two
-subjects' masks were exchanged ("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps
+`--vary`; the key `crf_side` is the CRF's size in pixels, no switch of the product. Below the ladder stands what its last
+rung reaches of what the grid allows ("share"), and what it would if no two subjects' masks were exchanged ("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps
 over sets, differences paired; "ms" is the time a picture's masks take from maps and a ready CRF.
 """
 
@@ -205,20 +205,23 @@ class Scorer:
         self.pictures = pictures
         self.crf = cache(self._crf)
 
-    def _crf(self, index: int, settings: str) -> DenseCRF:
+    def _crf(self, index: int, settings: str, side: int) -> DenseCRF:
         config = resolve_config("builtin", {"crf": json.loads(settings)})
-        return DenseCRF(self.pictures[index].frame, config.crf.crf_config())
+        return DenseCRF(square_frame(self.pictures[index].frame, side), config.crf.crf_config())
 
     def masks(self, option: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
-        """(K, H, W) masks of each picture."""
-        config = resolve_config("builtin", {"method": "paper", **option})
+        """(K, H, W) masks of each picture, found by a CRF of (side, side) where the option has "crf_side"."""
+        side = option.get("crf_side", len(self.pictures[0].frame))
+        switches = {key: value for key, value in option.items() if key != "crf_side"}
+        config = resolve_config("builtin", {"method": "paper", **switches})
         settings = config.crf.model_dump_json()
         found = []
         for index, picture in enumerate(self.pictures):
             concepts = [SimpleNamespace(kind=kind) for kind in picture.kinds]
-            example = SimpleNamespace(concepts=concepts, crf=self.crf(index, settings), held=None)
+            example = SimpleNamespace(concepts=concepts, crf=self.crf(index, settings, side), held=None)
             update = masks_from(cast(LearningExample, example), picture.mean(config), config, None)
-            found.append(update.masks)
+            scale = len(picture.frame) // side
+            found.append(update.masks.repeat(scale, axis=1).repeat(scale, axis=2))
         return found
 
     def bounds(self, option: Mapping[str, Any]) -> dict[str, list[NDArray[np.bool_]]]:
@@ -231,7 +234,7 @@ class Scorer:
             single = oracle_masks(picture.truth, picture.frame, grid, config.crf.crf_config())
             found["no CRF"].append(single.unrefined)
             found["a CRF each"].append(single.refined)
-            crf = self.crf(index, config.crf.model_dump_json())
+            crf = self.crf(index, config.crf.model_dump_json(), len(picture.frame))
             shares = area_to_grid(picture.truth, grid)
             behind = [k for k, kind in enumerate(picture.kinds) if kind == "background"]
             found["one CRF"].append(update_masks(shares, crf, one_crf, None, True, behind).masks)

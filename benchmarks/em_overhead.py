@@ -54,7 +54,10 @@ def stage_seconds(backbone: Backbone, batch: int, steps: int, overrides: dict[st
     """Seconds a step of stage 3, everything included."""
     first, second = two_subject_scene(0, backbone.size), two_subject_scene(1, backbone.size)
     words = {"first": first.words["first"], "second": first.words["second"], "place": second.words["place"]}
-    contains = {first.name: ["first", "second"], second.name: ["place"]}
+    contains = {
+        first.name: ["first", "second"],
+        second.name: ["second", "place"],
+    }  # so that each needs its CRF
     settings = {"em_steps": steps, "batch_size": batch, "train": "tokens", "preview_every": 0, **overrides}
     config = resolve_config(family_of(backbone.version), settings)
     request = build_request(
