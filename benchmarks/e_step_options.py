@@ -7,9 +7,10 @@
 prompt: the map of each concept in each cross-attention layer, and the up path's self-attention in bands of timesteps.
 Tokens start from the sets' words; with `--rows` they are those of concept sets learned before (`RUNS/SETNAME`).
 `score` prints the mask IoU of the ladder of parts, or of the last rung changed by `--set`, once for each value of
-`--vary`; the key `crf_side` is the CRF's size in pixels, no switch of the product. Below the ladder stands what its last
-rung reaches of what the grid allows ("share"), and what it would if no two subjects' masks were exchanged ("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps
-over sets, differences paired; "ms" is the time a picture's masks take from maps and a ready CRF.
+`--vary`; the key `crf_side` is the CRF's size in pixels, no switch of the product. Below the ladder stands what its
+last rung reaches of what the grid allows ("share"), and what it would if no two subjects' masks were exchanged
+("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps over sets, differences paired;
+"ms" is the time a picture's masks take from maps and a ready CRF.
 """
 
 from __future__ import annotations
