@@ -180,7 +180,7 @@ def mask_findings(
             swaps[unit.key.method] += swapped_pictures(sets[unit.key.set], unit).values()
     everything = [*scored, *references]
     order = {str(method): place for place, method in enumerate(methods)}
-    oracle = [mask for mask in references if mask.method == ORACLE]
+    framing = [mask for mask in references if mask.method in (ORACLE, TRIVIAL)]
     flat = [method for method in methods if method in FINDS_ONCE]
     moving = [method for method in methods if method not in FINDS_ONCE]
     tables = (
@@ -189,7 +189,7 @@ def mask_findings(
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
         failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps),
     )
-    curves = mask_curves([*scored, *oracle], shown, moving, [*flat, ORACLE])
+    curves = mask_curves([*scored, *framing], shown, moving, [*flat, ORACLE, TRIVIAL])
     return tables, (curves,)
 
 

@@ -174,7 +174,8 @@ def mask_curves(
         key="figure-3",
         title="Fig. 3: mask IoU over training steps",
         note=f"Mean over scenes of the mean over {seeds} seed{'s' * (seeds > 1)}; bands are 95 % bootstrap intervals"
-        " over scenes. Flat lines: masks found once and never updated, and the oracle.",
+        " over scenes. Flat lines: masks found once and never updated, the oracle, and trivial masks, which look at"
+        " nothing: a curve below theirs has learned nothing.",
         x_label="EM step",
         y_label="mask IoU",
         window=WINDOW,

@@ -336,10 +336,11 @@ def test_true_masks_are_not_scored_against_themselves(bare: Report) -> None:
 
 def test_masks_that_are_found_once_are_a_flat_line_and_others_a_curve(bare: Report) -> None:
     lines = {line.label: line for line in bare.curves[0].panels[0].lines}
-    assert [line.label for line in bare.curves[0].panels[0].lines] == ["paper", "fixed", "oracle"]
+    assert [line.label for line in bare.curves[0].panels[0].lines] == ["paper", "fixed", "oracle", "trivial"]
     assert lines["paper"].mean == pytest.approx((lines["fixed"].mean[0], 1.0))
     assert lines["fixed"].is_flat
     assert lines["oracle"].is_flat
+    assert lines["trivial"].is_flat
 
 
 def test_methods_without_masks_alone_leave_no_table_and_no_curve_of_masks(tiny_backbone: Backbone) -> None:
