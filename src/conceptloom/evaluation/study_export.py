@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
@@ -71,10 +72,19 @@ def _by_pair(
     images = {}
     for unit in units:
         one = sets[unit.key.set]
+        # A study of concepts counts prompts by concept, one of scenes by scene.
+        subjects = _counted_by(one) if protocol.concepts is not None else [one.name] * len(one.prompts)
         for (number, index), pixels in unit.images.items():
             if number < len(one.prompts):
-                prompt = one.prompts[number]
-                # A study of concepts counts prompts by concept, one of scenes by scene.
-                subject = one.name if protocol.concepts is None or not prompt.asked else prompt.asked[0]
-                images[Pair(one.name, subject, prompt.text, unit.key.seed, index)] = pixels
+                pair = Pair(one.name, subjects[number], one.prompts[number].text, unit.key.seed, index)
+                images[pair] = pixels
     return images
+
+
+def _counted_by(one: BenchmarkSet) -> list[str]:
+    """The subject that each prompt counts for: the first it asks for; those that ask for none go to each in turn."""
+    names = [subject.name for subject in one.subjects] or [one.name]
+    turns = cycle(names)
+    return [
+        next((name for name in prompt.asked if name in names), None) or next(turns) for prompt in one.prompts
+    ]

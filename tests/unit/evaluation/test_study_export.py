@@ -52,11 +52,30 @@ def test_random_takes_ten_prompts_of_all_sets_together() -> None:
     assert len({(c.pair.scene, c.pair.prompt) for c in found}) == RANDOM.prompts_per_set
 
 
-def test_coco_counts_prompts_by_concept() -> None:
-    found = study_comparisons(BENCHMARK, units("paper"), units("fixed"), COCO, 0)
+def coco_subjects(one: BenchmarkSet) -> dict[str, str]:
+    """By prompt, which concept it counts for in the study `coco`."""
+    every = tuple(range(len(one.prompts)))
+    ours, theirs = (unit(one, method, every, 1) for method in ("paper", "fixed"))
+    found = study_comparisons(BENCHMARK, [ours], [theirs], COCO, 0)
+    return {c.pair.prompt: c.pair.subject for c in found}
+
+
+def test_coco_counts_a_prompt_for_the_first_subject_it_asks_for() -> None:
     one = BENCHMARK.sets[0]
-    subjects = {c.pair.subject for c in found if c.pair.scene == one.name}
-    assert subjects == {one.prompts[number].asked[0] for number in (0, 1)}
+    subjects = [subject.name for subject in one.subjects]
+    told = coco_subjects(one)
+    assert len(told) == 20
+    for prompt in one.prompts:
+        named = [name for name in prompt.asked if name in subjects]
+        assert not named or told[prompt.text] == named[0]
+
+
+def test_coco_counts_prompts_for_the_place_alone_for_each_subject_in_turn() -> None:
+    one = BENCHMARK.sets[0]
+    told = coco_subjects(one)
+    alone = [prompt.text for prompt in one.prompts if prompt.asked == ("place",)]
+    assert len(alone) == 2
+    assert [told[text] for text in alone] == ["tower", "dog"]
 
 
 def test_a_population_has_the_protocols_prompts_and_images_and_follows_from_its_seed() -> None:
