@@ -174,10 +174,11 @@ def mask_findings(
     )
     references = reference_masks(shown, backbone.size, latent, crf)
     sets = {one.name: one for one in shown.sets}
-    swaps: dict[str, list[bool]] = defaultdict(list)
+    swaps: dict[str, list[tuple[str, bool]]] = defaultdict(list)
     for unit in findings.results:
         if unit.key.method in methods and unit.masks and unit.key.set in sets:
-            swaps[unit.key.method] += swapped_pictures(sets[unit.key.set], unit).values()
+            found = swapped_pictures(sets[unit.key.set], unit).values()
+            swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
     everything = [*scored, *references]
     order = {str(method): place for place, method in enumerate(methods)}
     framing = [mask for mask in references if mask.method in (ORACLE, TRIVIAL)]

@@ -16,12 +16,14 @@ from conceptloom.evaluation.mask_scores import (
     paired_difference,
 )
 from conceptloom.evaluation.report import Curves, Entry, Line, Panel, Row, Table, measured
-from conceptloom.evaluation.statistics import band, clopper_pearson
+from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_bootstrap
 
 WINDOW = 5
 """Mask updates averaged for the smoothed curves."""
 
 Where = Callable[[ScoredMask], bool]
+SceneEvent = tuple[str, bool]
+"""A scene, and whether something happened in one of its runs or pictures."""
 SUBJECTS_AND_PLACES: tuple[tuple[str, Where], ...] = (
     ("subjects", lambda mask: not mask.is_place),
     ("backgrounds", lambda mask: mask.is_place),
@@ -105,12 +107,12 @@ def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     )
 
 
-def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[bool]]) -> Table:
-    """How often runs end badly, with exact binomial intervals.
+def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[SceneEvent]]) -> Table:
+    """How often runs end badly, with intervals over scenes: a scene's seeds are not independent.
 
     Args:
         scored: masks of all runs.
-        swaps: by method, for every picture of two subjects or more, whether they exchanged masks.
+        swaps: by method, for every picture of two subjects or more, its scene and whether they exchanged masks.
     """
     rows = []
     final = final_masks(scored)
@@ -118,17 +120,16 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[boo
         runs: dict[tuple[str, int], list[ScoredMask]] = {}
         for mask in _of(final, method):
             runs.setdefault((mask.set, mask.seed), []).append(mask)
-        count = len(runs)
-        collapsed = sum(any(mask.collapsed for mask in masks) for masks in runs.values())
-        rescued = sum(any(mask.rescued for mask in masks) for masks in runs.values())
+        collapsed = [(scene, any(mask.collapsed for mask in masks)) for (scene, _), masks in runs.items()]
+        rescued = [(scene, any(mask.rescued for mask in masks)) for (scene, _), masks in runs.items()]
         on_the_way = sum(mask.rescued for mask in _of(scored, method))
-        exchanged = swaps.get(method, ())
         cells: tuple[Entry, ...] = (
-            _rate(collapsed, count),
-            _rate(rescued, count),
-            _rate(sum(exchanged), len(exchanged)),
+            _rate(collapsed),
+            _rate(rescued),
+            _rate(swaps.get(method, ())),
             on_the_way,
-            count,
+            len(runs),
+            len({scene for scene, _ in runs}),
         )
         rows.append(Row(label=method, cells=cells))
     return Table(
@@ -136,8 +137,9 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[boo
         title="How runs fail",
         note="Shares of runs whose last masks hold an empty, full or doubled one (collapsed), or one that was refused"
         " and kept from before (rescued); of pictures of several subjects, how many exchanged masks (swapped). 95 %"
-        " Clopper-Pearson intervals. Rescues: refused masks in all mask updates of all runs. No run is left out.",
-        columns=("collapsed", "ends rescued", "swapped", "rescues", "runs"),
+        " bootstrap intervals over scenes; where none or all did, those of Clopper and Pearson for as many scenes."
+        " Rescues: refused masks in all mask updates of all runs. No run is left out.",
+        columns=("collapsed", "ends rescued", "swapped", "rescues", "runs", "scenes"),
         rows=tuple(rows),
     )
 
@@ -203,5 +205,11 @@ def _of(scored: Iterable[ScoredMask], method: str) -> list[ScoredMask]:
     return [mask for mask in scored if mask.method == method]
 
 
-def _rate(events: int, trials: int) -> Entry:
-    return measured(clopper_pearson(events, trials)) if trials else None
+def _rate(events: Sequence[SceneEvent]) -> Entry:
+    if not events:
+        return None
+    scenes, happened = zip(*events, strict=True)
+    if len(set(happened)) > 1:
+        return measured(cluster_bootstrap([float(one) for one in happened], scenes))
+    count = len(set(scenes))  # scenes do not differ, so a bootstrap over them has no width
+    return measured(clopper_pearson(count if happened[0] else 0, count))

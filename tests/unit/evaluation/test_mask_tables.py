@@ -15,8 +15,8 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
-from conceptloom.evaluation.report import Measured, Table
-from conceptloom.evaluation.statistics import clopper_pearson
+from conceptloom.evaluation.report import Measured, Table, measured
+from conceptloom.evaluation.statistics import clopper_pearson, cluster_bootstrap
 from conceptloom.pictures import Picture
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
@@ -122,14 +122,31 @@ def test_the_split_table_leaves_out_groups_without_masks() -> None:
 
 def test_a_run_counts_once_however_many_of_its_masks_collapsed() -> None:
     scored = [mask("a", CAT, 0.0, collapsed=True), mask("a", DOG, 0.0, collapsed=True), mask("b", CAT, 0.5)]
-    expected = clopper_pearson(1, 2)
-    found = cell(failure_table(scored, {}), "paper", "collapsed")
-    assert found == Measured(value=expected.value, low=expected.low, high=expected.high)
+    assert value(failure_table(scored, {}), "paper", "collapsed") == 0.5
+    assert cell(failure_table(scored, {}), "paper", "runs") == 2
+
+
+def test_seeds_of_a_scene_are_resampled_together_in_the_table_of_failures() -> None:
+    scored = [
+        mask(scene, CAT, 0.5, seed=seed, collapsed=scene == "a") for scene in ("a", "b") for seed in (0, 1, 2)
+    ]
+    table = failure_table(scored, {})
+    assert cell(table, "paper", "collapsed") == measured(cluster_bootstrap([1.0, 0.0], ["a", "b"]))
+    assert (cell(table, "paper", "runs"), cell(table, "paper", "scenes")) == (6, 2)
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_what_happened_to_no_scene_or_to_all_is_bounded_by_the_number_of_scenes(collapsed: bool) -> None:
+    scored = [
+        mask(scene, CAT, 0.5, seed=seed, collapsed=collapsed) for scene in ("a", "b") for seed in (0, 1, 2)
+    ]
+    expected = measured(clopper_pearson(2 if collapsed else 0, 2))
+    assert cell(failure_table(scored, {}), "paper", "collapsed") == expected
 
 
 def test_rescues_on_the_way_are_told_apart_from_runs_that_end_on_one() -> None:
     scored = [mask("a", CAT, 0.1, rescued=True), mask("a", CAT, 0.5, 20)]
-    table = failure_table(scored, {"paper": [True, False]})
+    table = failure_table(scored, {"paper": [("a", True), ("b", False)]})
     assert value(table, "paper", "ends rescued") == 0
     assert cell(table, "paper", "rescues") == 1
     assert value(table, "paper", "swapped") == 0.5
