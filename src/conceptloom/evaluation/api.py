@@ -38,7 +38,7 @@ from conceptloom.evaluation.margins import (
     save_margin,
     shipped_margin,
 )
-from conceptloom.evaluation.methods import BASELINE, METHODS, OURS, MethodName, method_config
+from conceptloom.evaluation.methods import BASELINE, METHODS, MethodName, method_config, our_method
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
 from conceptloom.evaluation.protocols import PROTOCOLS, Method
@@ -120,11 +120,12 @@ class EvaluationJob:
         where = (self.benchmark.name, self.benchmark.split)
         if where != (BUILTIN, "test") or self.judge is None or self.margin is not None:
             return None
-        if OURS not in self.methods:
+        ours = our_method(self.methods)
+        if ours is None:
             return None
         return (
             "not made (Table 1), for the neutral margin of this judge and base model has not been measured on dev: run"
-            f" 'conceptloom evaluate --split dev --methods {OURS} --seeds 1 --out DEV' with the two, then this command"
+            f" 'conceptloom evaluate --split dev --methods {ours} --seeds 1 --out DEV' with the two, then this command"
             f" again with --margins DEV/{MARGINS}"
         )
 
@@ -172,13 +173,11 @@ class EvaluationJob:
         """
         seed = secrets.randbits(63)
         whole = [unit for unit in self.results() if unit.images and unit.key.seed == 0]
-        ours, baseline = (
-            [unit for unit in whole if unit.key.method == method] for method in (OURS, BASELINE)
-        )
+        methods: Mapping[Method, str] = {"ours": our_method(self.methods) or "", "baseline": BASELINE}
+        ours, baseline = ([unit for unit in whole if unit.key.method == name] for name in methods.values())
         protocol = PROTOCOLS[name]
         comparisons = study_comparisons(self.benchmark, ours, baseline, protocol, seed)
         folder, key = self.out / f"study-{name}", self.out / f"study-{name}-key.json"
-        methods: Mapping[Method, str] = {"ours": OURS, "baseline": BASELINE}
         export_study_bundle(comparisons, protocol, folder, key, methods=methods, seed=seed)
         return folder, key
 
@@ -261,9 +260,9 @@ def prepare_evaluation(
         )
     size = SMOKE if quick else FULL
     if study is not None:
-        if quick or not {OURS, BASELINE} <= set(chosen):
+        if quick or our_method(chosen) is None or BASELINE not in chosen:
             raise ConfigError(
-                f"a study compares {OURS} with {BASELINE}: name both methods, and leave --quick out"
+                f"a study compares paper, or else refined, with {BASELINE}: name both methods, and leave --quick out"
             )
         size = STUDIES[study]
     if seeds is not None:

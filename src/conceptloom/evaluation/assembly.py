@@ -25,7 +25,7 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
-from conceptloom.evaluation.methods import BASELINE, FINDS_ONCE, OURS, WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.methods import BASELINE, FINDS_ONCE, OURS, WITHOUT_MASKS, MethodName, our_method
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.picture_grids import (
     Album,
@@ -100,11 +100,10 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     drawn = [
         method for method in findings.methods if any(score.method == method for score in judged.compared)
     ]
-    preference = preference_table(judged, OURS, BASELINE) if {OURS, BASELINE} <= set(drawn) else None
-    rivals = rivals_table(judged, OURS, drawn) if OURS in drawn else None
+    ours = [method for method in OURS if method in drawn]
     tables = (
-        preference,
-        rivals,
+        preference_table(judged, ours, BASELINE),
+        rivals_table(judged, ours, drawn),
         metric_table(judged, drawn, findings.results),
         identity_table(judged, findings.benchmark, drawn),
         kind_table(judged, drawn),
@@ -200,7 +199,10 @@ def set_results(findings: Findings, side: int) -> list[SetResults]:
     for unit in sorted(findings.results, key=lambda unit: not unit.images):
         if unit.key.seed == 0:
             by_set[unit.key.set].setdefault(unit.key.method, unit)
-    return [SetResults(one, by_set[one.name], side) for one in findings.benchmark.sets if one.name in by_set]
+    ours = our_method({unit.key.method for unit in findings.results}) or OURS[0]
+    return [
+        SetResults(one, by_set[one.name], side, ours) for one in findings.benchmark.sets if one.name in by_set
+    ]
 
 
 def cost_table(findings: Findings) -> Table:

@@ -26,7 +26,7 @@ from conceptloom.evaluation.image_scores import ImageScore, score_images
 from conceptloom.evaluation.image_tables import Judged, paired_trials
 from conceptloom.evaluation.image_view import ImageJudge
 from conceptloom.evaluation.margins import BUILTIN, Margin, measure_margin
-from conceptloom.evaluation.methods import OURS
+from conceptloom.evaluation.methods import our_method
 from conceptloom.evaluation.parts import PARTS, part_task, run_of
 from conceptloom.evaluation.plan import Size
 from conceptloom.evaluation.statistics import Interval
@@ -104,7 +104,7 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
 def judge_images(
     bench: Bench, benchmark: Benchmark, size: Size, results: Sequence[UnitResult], margin: Margin | None
 ) -> Judged:
-    """Scores of the images of whole units; without a margin it is measured, where our method has two seeds.
+    """Scores of the images of whole units; without a margin it is measured, where `our_method` has two seeds.
 
     Args:
         bench: the judge.
@@ -122,10 +122,11 @@ def judge_images(
                 score_images(one, unit, one.prompts, bench.found[one.name], bench.judge, size.images)
             )
     compared = tuple(scores.get(0, ()))
-    other = tuple(score for score in scores.get(1, ()) if score.method == OURS)
-    trials = paired_trials([score for score in compared if score.method == OURS], other)
-    if margin is None:
-        margin = measure_margin(benchmark, trials)
+    ours = our_method({score.method for score in compared})
+    other = tuple(score for score in scores.get(1, ()) if score.method == ours)
+    if margin is None and ours is not None:
+        trials = paired_trials([score for score in compared if score.method == ours], other)
+        margin = measure_margin(benchmark, trials, ours)
     return Judged(compared, other, bench.sanity, margin, bench.composed)
 
 
@@ -146,7 +147,7 @@ def parts_images(
                     one, unit, one.prompts, bench.found[one.name], bench.judge, size.images
                 )
         if scores:
-            rows = image_rows(scores, lambda score, _: score.method)[OURS]
+            rows = image_rows(scores, lambda score, _: score.method)["paper"]
             found[part.name] = {metric: rows[metric].mean for metric in PART_METRICS if metric in rows}
     return found
 

@@ -30,6 +30,7 @@ class Margin(BaseModel):
         split: of it.
         sets: whose images were compared.
         pairs: of images.
+        method: whose seeds they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,6 +40,7 @@ class Margin(BaseModel):
     split: str
     sets: int = Field(ge=1)
     pairs: int = Field(ge=1)
+    method: str = "paper"
 
     @property
     def is_of_dev(self) -> bool:
@@ -55,8 +57,8 @@ class Margin(BaseModel):
 _FILE = TypeAdapter(dict[str, Margin])
 
 
-def measure_margin(benchmark: Benchmark, trials: Iterable[Trial]) -> Margin | None:
-    """The margin between two seeds of one method on a benchmark; None where no image was drawn with both.
+def measure_margin(benchmark: Benchmark, trials: Iterable[Trial], method: str = "paper") -> Margin | None:
+    """The margin between two seeds of a method on a benchmark; None where no image was drawn with both.
 
     The built-in benchmark's test sets measure none: there it was fixed before, on dev.
     """
@@ -69,6 +71,7 @@ def measure_margin(benchmark: Benchmark, trials: Iterable[Trial]) -> Margin | No
         split=benchmark.split,
         sets=len({trial.scene for trial in trials}),
         pairs=len(trials),
+        method=method,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,9 +20,15 @@ WITHOUT_MASKS: frozenset[MethodName] = frozenset({"inversion", "words"})
 """Methods that find no masks."""
 FINDS_ONCE: frozenset[MethodName] = frozenset({"fixed", "refined-once"})
 """Methods whose masks are known before the first step."""
-OURS: MethodName = "paper"
+OURS: tuple[MethodName, ...] = ("paper", "refined")
+"""Methods that are voted for; see `our_method` for the rest."""
 BASELINE: MethodName = "fixed"
 TRUTH: MethodName = "gt"
+
+
+def our_method(methods: Collection[str]) -> MethodName | None:
+    """Whose images the figures show and whose two seeds make the neutral margin: the first of `OURS` among methods."""
+    return next((method for method in OURS if method in methods), None)
 
 
 def method_config(

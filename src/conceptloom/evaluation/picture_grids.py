@@ -15,7 +15,7 @@ import numpy.typing as npt
 from conceptloom.evaluation.benchmark import BenchmarkSet, PromptKind
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.mask_scores import ScoredMask
-from conceptloom.evaluation.methods import BASELINE, OURS, TRUTH
+from conceptloom.evaluation.methods import BASELINE, TRUTH, MethodName
 from conceptloom.evaluation.plan import SHOWN_PROMPT
 from conceptloom.evaluation.report import Grid, GridRow, Tile, encoded
 from conceptloom.evaluation.units import UnitResult
@@ -44,11 +44,19 @@ class Album:
 
 @dataclass(frozen=True, eq=False)
 class SetResults:
-    """A set with the units at the first seed that were learned from it, by method."""
+    """A set with the units at the first seed that were learned from it.
+
+    Attributes:
+        one: the set.
+        units: by method.
+        side: of the model's pictures, in pixels.
+        ours: the method that figures are of.
+    """
 
     one: BenchmarkSet
     units: Mapping[str, UnitResult]
     side: int
+    ours: MethodName = "paper"
 
     def frame(self, picture: Picture) -> Pixels:
         """The picture as the model sees it."""
@@ -139,7 +147,7 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
             continue
         transfers, meetings = found.prompts("transfer"), found.prompts("interaction")
         asked = [len(one.prompts), *transfers[:1], *meetings[:1], *transfers[1:2]]
-        images = [_image_tile(found, OURS, number, album) for number in asked]
+        images = [_image_tile(found, found.ours, number, album) for number in asked]
         if any(tile.picture for tile in images):
             tiles = [
                 album.add(found.frame(picture), _contents(found, picture)) for picture in one.pictures[:2]
@@ -148,7 +156,8 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
     return _grid(
         "figure-1",
         "Fig. 1: concepts of two pictures, alone and together",
-        f"The first {ROWS} sets that span two pictures with nothing in common. Method: {OURS}; image 0 of seed 0.",
+        f"The first {ROWS} sets that span two pictures with nothing in common. Method: {_ours(results)};"
+        f" image 0 of seed 0.",
         ("picture A", "picture B", "own background", "A's subject there", "both together", "both there"),
         rows,
     )
@@ -157,7 +166,9 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
 def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 4: pictures, true masks, the baseline's and our masks, and images by all three."""
     columns = [
-        found for found in results if {TRUTH, BASELINE, OURS} <= set(found.units) and found.prompts("context")
+        found
+        for found in results
+        if {TRUTH, BASELINE, found.ours} <= set(found.units) and found.prompts("context")
     ]
     columns = columns[:ROWS]
     if not columns:
@@ -174,14 +185,15 @@ def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
             label="true masks", tiles=tuple(album.add(found.true_masks(picture)) for found, picture in shown)
         ),
     ]
-    for label, method in (("masks: " + BASELINE, BASELINE), ("masks: " + OURS, OURS)):
+    ours = _ours(results)
+    for label, method in (("masks: " + BASELINE, BASELINE), ("masks: " + ours, ours)):
         rows.append(
             GridRow(
                 label=label,
                 tiles=tuple(_tile(album, found.masks(method, picture)) for found, picture in shown),
             )
         )
-    for label, method in (("true masks", TRUTH), (BASELINE, BASELINE), (OURS, OURS)):
+    for label, method in (("true masks", TRUTH), (BASELINE, BASELINE), (ours, ours)):
         rows.append(
             GridRow(
                 label=f"image: {label}",
@@ -200,7 +212,8 @@ def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
 
 def masks_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 5: true masks, the baseline's and ours."""
-    after = [found for found in results if {BASELINE, OURS} <= set(found.units)]
+    ours = _ours(results)
+    after = [found for found in results if {BASELINE, ours} <= set(found.units)]
     columns = after[ROWS : ROWS + 6] or after[:6]
     if not columns:
         return None
@@ -217,12 +230,12 @@ def masks_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
             tiles=tuple(_tile(album, found.masks(BASELINE, picture)) for found, picture in shown),
         ),
         GridRow(
-            label=f"{OURS}, start",
-            tiles=tuple(_tile(album, found.masks(OURS, picture, 0)) for found, picture in shown),
+            label=f"{ours}, start",
+            tiles=tuple(_tile(album, found.masks(ours, picture, 0)) for found, picture in shown),
         ),
         GridRow(
-            label=f"{OURS}, end",
-            tiles=tuple(_tile(album, found.masks(OURS, picture)) for found, picture in shown),
+            label=f"{ours}, end",
+            tiles=tuple(_tile(album, found.masks(ours, picture)) for found, picture in shown),
         ),
     ]
     return Grid(
@@ -249,16 +262,16 @@ def prompt_grid(
         if len(rows) == ROWS:
             break
         numbers = found.prompts(kind)
-        if OURS not in found.units or not numbers or not where(found.one):
+        if found.ours not in found.units or not numbers or not where(found.one):
             continue
         tiles = [
             album.add(found.frame(picture), _contents(found, picture)) for picture in found.one.pictures[:2]
         ]
         tiles += [Tile(picture=None)] * (2 - len(tiles))
         for number in numbers[:2]:
-            tiles += [_image_tile(found, OURS, number, album, index) for index in range(2)]
+            tiles += [_image_tile(found, found.ours, number, album, index) for index in range(2)]
         rows.append(GridRow(label=found.one.name, tiles=tuple(tiles)))
-    note = f"{rule} The first {ROWS} such sets; method {OURS}, images 0 and 1 of seed 0.".strip()
+    note = f"{rule} The first {ROWS} such sets; method {_ours(results)}, images 0 and 1 of seed 0.".strip()
     return _grid(key, title, note, (), rows)
 
 
@@ -268,17 +281,17 @@ def diverse_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     for found in results:
         if len(rows) == ROWS:
             break
-        if OURS not in found.units or len(found.one.prompts) <= SHOWN_PROMPT:
+        if found.ours not in found.units or len(found.one.prompts) <= SHOWN_PROMPT:
             continue
-        indices = sorted(index for prompt, index in found.units[OURS].images if prompt == SHOWN_PROMPT)
+        indices = sorted(index for prompt, index in found.units[found.ours].images if prompt == SHOWN_PROMPT)
         tiles = [album.add(found.frame(picture)) for picture in found.one.pictures[:1]]
-        tiles += [_tile(album, found.image(OURS, SHOWN_PROMPT, index)) for index in indices]
+        tiles += [_tile(album, found.image(found.ours, SHOWN_PROMPT, index)) for index in indices]
         if len(indices) > 1:
             rows.append(GridRow(label=found.one.prompts[SHOWN_PROMPT].text, tiles=tuple(tiles)))
     return _grid(
         "figure-9",
         "Fig. 9: many images of one prompt",
-        f"The first {ROWS} sets: a picture learned from, then images 0, 1, ... of seed 0. Method: {OURS}.",
+        f"The first {ROWS} sets: a picture learned from, then images 0, 1, ... of seed 0. Method: {_ours(results)}.",
         (),
         rows,
     )
@@ -320,27 +333,28 @@ def worst_masks_grid(
     results: Sequence[SetResults], album: Album, scored: Iterable[ScoredMask], count: int = 8
 ) -> Grid | None:
     """Where our last masks at the first seed fit worst, by the mean IoU of a picture's concepts."""
+    ours = _ours(results)
     final: dict[tuple[str, str], dict[str, ScoredMask]] = {}
     for mask in sorted(scored, key=lambda mask: mask.step):
-        if mask.method == OURS and mask.seed == 0:
+        if mask.method == ours and mask.seed == 0:
             final.setdefault((mask.set, mask.picture), {})[mask.concept.name] = mask
     means = {
         place: float(np.mean([mask.score.iou for mask in masks.values()])) for place, masks in final.items()
     }
-    tiles: dict[str, list[Tile]] = {"true masks": [], OURS: []}
+    tiles: dict[str, list[Tile]] = {"true masks": [], ours: []}
     by_name = {found.one.name: found for found in results}
     for place in sorted(means, key=lambda place: (means[place], place))[:count]:
         found = by_name[place[0]]
         picture = next(picture for picture in found.one.pictures if picture.name == place[1])
         told = ", ".join(f"{name} {mask.score.iou:.2f}" for name, mask in final[place].items())
         tiles["true masks"].append(album.add(found.true_masks(picture), picture.name))
-        tiles[OURS].append(_tile(album, found.masks(OURS, picture), told))
-    if not tiles[OURS]:
+        tiles[ours].append(_tile(album, found.masks(ours, picture), told))
+    if not tiles[ours]:
         return None
     return Grid(
         key="worst-masks",
         title="Failures: the worst masks",
-        note=f"The {len(tiles[OURS])} pictures with the lowest mean IoU at the end, seed 0, and each concept's IoU.",
+        note=f"The {len(tiles[ours])} pictures with the lowest mean IoU at the end, seed 0, and each concept's IoU.",
         columns=(),
         rows=tuple(GridRow(label=label, tiles=tuple(row)) for label, row in tiles.items()),
     )
@@ -350,8 +364,9 @@ def worst_images_grid(
     results: Sequence[SetResults], album: Album, scores: Iterable[ImageScore], count: int = 8
 ) -> Grid | None:
     """Our images at the first seed that the judge scores lowest, with what was asked for."""
+    method = _ours(results)
     ours = [
-        score for score in scores if score.method == OURS and score.seed == 0 and score.overall is not None
+        score for score in scores if score.method == method and score.seed == 0 and score.overall is not None
     ]
     by_name = {found.one.name: found for found in results}
     tiles: list[list[Tile]] = [[], []]
@@ -363,13 +378,13 @@ def worst_images_grid(
         shown = found.one.pictures_with(asked[0])[0] if asked else found.one.pictures[0]
         tiles[0].append(album.add(found.frame(shown), _contents(found, shown)))
         caption = f"{found.one.prompts[score.prompt].text}: {score.overall:.2f}"
-        tiles[1].append(_tile(album, found.image(OURS, score.prompt, score.index), caption))
+        tiles[1].append(_tile(album, found.image(method, score.prompt, score.index), caption))
     if not tiles[0]:
         return None
     return Grid(
         key="worst-images",
         title="Failures: the worst images",
-        note=f"The {len(tiles[0])} images of {OURS}, seed 0, that the automatic judge scores lowest, under a picture"
+        note=f"The {len(tiles[0])} images of {method}, seed 0, that the automatic judge scores lowest, under a picture"
         " that shows what was asked for.",
         columns=(),
         rows=(
@@ -377,6 +392,10 @@ def worst_images_grid(
             GridRow(label="image", tiles=tuple(tiles[1])),
         ),
     )
+
+
+def _ours(results: Sequence[SetResults]) -> MethodName:
+    return results[0].ours if results else "paper"
 
 
 def _any(one: BenchmarkSet) -> bool:

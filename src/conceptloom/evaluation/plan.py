@@ -1,8 +1,9 @@
 """What an evaluation runs: which units, in which order, and what each draws.
 
 Every set is learned by every method. The first `image_sets` go the whole way at the first seed and draw images; the
-others, and all further seeds, stop where masks stop changing, for the curves need no more. `paper` goes the whole way
-at one more seed: what two seeds of one method differ by is the neutral margin.
+others, and all further seeds, stop where masks stop changing, for the curves need no more. `paper`, or `refined` where
+`paper` is not compared, goes the whole way at one more seed: what two seeds of one method differ by is the neutral
+margin.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
-from conceptloom.evaluation.methods import FINDS_ONCE, WITHOUT_MASKS, MethodName
+from conceptloom.evaluation.methods import FINDS_ONCE, WITHOUT_MASKS, MethodName, our_method
 from conceptloom.evaluation.units import UnitKey
 
 MASKS = "masks"
@@ -34,7 +35,7 @@ class Size:
         sets: sets whose masks are measured.
         seeds: seeds of the masks: 0, 1, ...
         image_sets: the first of them draw images.
-        margin_sets: the first of those draw with `paper` at a second seed, for the neutral margin.
+        margin_sets: the first of those draw with `our_method` at a second seed, for the neutral margin.
         prompts: the first prompts of a set are drawn.
         images: images per prompt that are measured.
         shown: images of `SHOWN_PROMPT`; those beyond `images` are looked at, not measured.
@@ -84,8 +85,9 @@ def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: S
     sets = benchmark.sets[: size.sets]
     drawing = sets[: size.image_sets]
     tasks = [whole_task(one, method, 0, size) for one in drawing for method in methods]
-    if "paper" in methods and not size.smoke:
-        tasks += [whole_task(one, "paper", 1, size) for one in drawing[: size.margin_sets]]
+    ours = our_method(methods)
+    if ours is not None and not size.smoke:
+        tasks += [whole_task(one, ours, 1, size) for one in drawing[: size.margin_sets]]
     done = {(task.key.set, task.key.method, task.key.seed) for task in tasks}
     finding = [method for method in methods if method not in WITHOUT_MASKS and method != "gt"]
     for seed in range(size.seeds):

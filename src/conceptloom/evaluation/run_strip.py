@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from conceptloom.evaluation.methods import OURS
 from conceptloom.evaluation.picture_grids import Album, SetResults
 from conceptloom.evaluation.report import Grid, GridRow
 from conceptloom.evaluation.units import MaskRecord
@@ -24,7 +23,7 @@ LEFT_OUT = 245
 def strip_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """The first run on one picture of two subjects and a learned background; None where there is no such run."""
     for found in results:
-        one, unit = found.one, found.units.get(OURS)
+        one, unit = found.one, found.units.get(found.ours)
         if unit is None or len(one.subjects) != 2 or one.num_pictures > 1 or one.place is None:
             continue
         records = [record for record in unit.masks if record.maps is not None]
@@ -34,7 +33,8 @@ def strip_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
             return Grid(
                 key="figure-2",
                 title="Fig. 2: one run, from attention to masks",
-                note=f"Set {one.name}, seed 0: the first of one picture with two subjects and a learned background."
+                note=f"Set {one.name}, method {found.ours}, seed 0:"
+                " the first of one picture with two subjects and a learned background."
                 " Columns are mask updates; step 0 is the initial mask.",
                 columns=tuple(f"step {record.step}" for record in shown),
                 rows=tuple(_rows(found, shown, tau, album)),

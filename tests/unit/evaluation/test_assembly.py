@@ -167,7 +167,7 @@ def test_without_a_margin_nothing_is_chosen() -> None:
 def test_without_the_baseline_our_method_still_meets_the_others_and_itself() -> None:
     found = image_tables(findings(methods=("gt", "paper"), judged=judged(("gt", "paper"))))
     assert keys(found)[0] == "rivals"
-    assert [row.label for row in found[0].rows] == ["gt", OTHER_SEED]
+    assert [row.label for row in found[0].rows] == ["paper against gt", f"paper against {OTHER_SEED}"]
 
 
 def test_without_our_method_nothing_is_chosen() -> None:
@@ -184,9 +184,9 @@ def test_planted_scores_come_back_as_means_and_votes() -> None:
     found = image_tables(findings(judged=judged()))
     for method in METHODS:
         assert cell(named(found, "images"), "overall", method) == pytest.approx(OVERALL[method])
-    assert cell(named(found, "table-1"), "automatic judge, 1 x margin", "paper") == 1
-    assert cell(named(found, "rivals"), "gt", "rival") == 1
-    assert cell(named(found, "rivals"), OTHER_SEED, "neutral") == 1
+    assert cell(named(found, "table-1"), "paper: automatic judge, 1 x margin", "ours") == 1
+    assert cell(named(found, "rivals"), "paper against gt", "rival") == 1
+    assert cell(named(found, "rivals"), f"paper against {OTHER_SEED}", "neutral") == 1
 
 
 # Table "Parts"
@@ -264,6 +264,13 @@ def test_sets_stand_in_the_benchmarks_order_with_the_first_seed_of_each_method()
         (one.name, ["fixed"]),
         (other.name, ["paper"]),
     ]
+
+
+def test_where_paper_did_not_run_the_figures_are_of_refined() -> None:
+    one = benchmark().sets[0]
+    refined = replace(unit(one, "paper"), key=UnitKey(one.name, "refined", 0))
+    told = [set_results(findings(results=results), SIDE)[0].ours for results in ((refined,), units())]
+    assert told == ["refined", "paper"]
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -209,6 +209,16 @@ def test_the_margin_of_planted_scores_is_their_median_difference(eye: Bench) -> 
     assert (margin.sets, margin.pairs) == (1, 3)
 
 
+def test_where_paper_is_not_compared_the_margin_is_between_two_seeds_of_refined(eye: Bench) -> None:
+    results = [reds(0.6, 1.0, method="refined"), reds(0.8, 1.0, seed=1, method="refined")]
+    margin = judge_images(eye, COLOURED, SIZE, results, None).margin
+    assert margin is not None
+    assert (margin.value, margin.method) == (pytest.approx(0.1), "refined")
+    with_paper = judge_images(eye, COLOURED, SIZE, [*results, reds(0.0), reds(0.6, seed=1)], None).margin
+    assert with_paper is not None
+    assert (with_paper.value, with_paper.method) == (pytest.approx(0.6), "paper")
+
+
 def test_a_margin_needs_two_images_of_one_number(eye: Bench) -> None:
     results = [reds(0.6), reds(0.8, seed=1, index=1)]
     assert judge_images(eye, COLOURED, replace(SIZE, images=2), results, None).margin is None

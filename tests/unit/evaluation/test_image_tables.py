@@ -35,6 +35,8 @@ from conceptloom.pictures import Picture
 CAT = TrueConcept("cat", "cat", "subject", "cat", "noto", "instance", "animal")
 YETI = TrueConcept("yeti", None, "subject", "yeti", "noto", "novel noun", "creature")
 
+AGAIN = f"paper against {OTHER_SEED}"
+
 
 def score(
     scene: str,
@@ -168,24 +170,26 @@ def test_votes_at_half_once_and_twice_the_margin() -> None:
         *duel(0.65, 0.5, "b", 1),
         *duel(0.2, 0.7, "c", 2),
     ]
-    table = preference_table(judged(*pairs), "paper", "fixed")
-    shares = [cell(table, f"automatic judge, {factor} x margin", "neutral") for factor in ("0.5", "1", "2")]
+    table = preference_table(judged(*pairs), ["paper"], "fixed")
+    shares = [
+        cell(table, f"paper: automatic judge, {factor} x margin", "neutral") for factor in ("0.5", "1", "2")
+    ]
     assert shares == pytest.approx([0, 1 / 3, 2 / 3])
-    assert cell(table, "automatic judge, 1 x margin, decided votes", "paper") == pytest.approx(0.5)
-    assert cell(table, "automatic judge, 1 x margin, decided votes", "votes") == 2
+    assert cell(table, "paper: automatic judge, 1 x margin, decided votes", "ours") == pytest.approx(0.5)
+    assert cell(table, "paper: automatic judge, 1 x margin, decided votes", "votes") == 2
 
 
 def test_where_every_vote_is_a_tie_no_share_of_decided_votes_is_told() -> None:
-    table = preference_table(judged(*duel(0.55, 0.5)), "paper", "fixed")
-    label = "automatic judge, 2 x margin, decided votes"
-    assert [cell(table, label, column) for column in ("fixed", "paper", "votes", "p")] == [None, None, 0, 1]
+    table = preference_table(judged(*duel(0.55, 0.5)), ["paper"], "fixed")
+    label = "paper: automatic judge, 2 x margin, decided votes"
+    assert [cell(table, label, column) for column in ("fixed", "ours", "votes", "p")] == [None, None, 0, 1]
 
 
 def test_without_a_margin_there_is_no_table_one_even_of_two_methods() -> None:
     pair = duel(0.9, 0.1)
-    assert preference_table(judged(*pair), "paper", "fixed") is not None
-    assert preference_table(judged(*pair, margin=None), "paper", "fixed") is None
-    assert rivals_table(judged(*pair, margin=None), "paper", ["paper", "fixed"]) is None
+    assert preference_table(judged(*pair), ["paper"], "fixed") is not None
+    assert preference_table(judged(*pair, margin=None), ["paper"], "fixed") is None
+    assert rivals_table(judged(*pair, margin=None), ["paper"], ["paper", "fixed"]) is None
 
 
 def test_the_note_says_where_the_margin_was_measured() -> None:
@@ -198,13 +202,13 @@ def test_the_note_says_where_the_margin_was_measured() -> None:
             "coco val2017 (1 sets, 2 pairs of images), the sets that are compared here.",
         ),
     ):
-        table = preference_table(place, "paper", "fixed")
+        table = preference_table(place, ["paper"], "fixed")
         assert table is not None
         assert f"0.1000, is the median absolute difference between two seeds of paper on {told}" in table.note
 
 
 def test_the_papers_shares_are_those_of_its_table_one() -> None:
-    table = preference_table(judged(*duel(0.9, 0.1)), "paper", "fixed")
+    table = preference_table(judged(*duel(0.9, 0.1)), ["paper"], "fixed")
     assert table is not None
     shares = {row.label: row.cells[:3] for row in table.rows if row.label.startswith("the paper")}
     assert {
@@ -220,10 +224,10 @@ def test_the_papers_shares_are_those_of_its_table_one() -> None:
 
 
 def test_the_papers_rows_stand_beside_with_its_voters_and_their_decided_votes() -> None:
-    table = preference_table(judged(*duel(0.9, 0.1)), "paper", "fixed")
-    assert cell(table, "the paper, Random: 11 people", "paper") == pytest.approx(0.718)
+    table = preference_table(judged(*duel(0.9, 0.1)), ["paper"], "fixed")
+    assert cell(table, "the paper, Random: 11 people", "ours") == pytest.approx(0.718)
     assert cell(table, "the paper, MSCOCO: 17 people", "fixed") == pytest.approx(0.2187)
-    assert cell(table, "the paper, Random: 11 people, decided votes", "paper") == pytest.approx(
+    assert cell(table, "the paper, Random: 11 people, decided votes", "ours") == pytest.approx(
         0.718 / (0.718 + 0.1092)
     )
 
@@ -231,17 +235,17 @@ def test_the_papers_rows_stand_beside_with_its_voters_and_their_decided_votes() 
 @pytest.mark.parametrize("margin", [None, 0.1])
 def test_without_a_margin_or_a_rival_there_is_no_forced_choice(margin: float | None) -> None:
     alone = judged(score("a", 0.5), margin=margin)
-    assert preference_table(alone, "paper", "fixed") is None
-    assert rivals_table(alone, "paper", ["paper", "fixed"]) is None
+    assert preference_table(alone, ["paper"], "fixed") is None
+    assert rivals_table(alone, ["paper"], ["paper", "fixed"]) is None
 
 
 def test_our_method_against_itself_with_planted_symmetric_scores_has_even_odds() -> None:
     values = [(0.2, 0.8), (0.8, 0.2), (0.5, 0.5)]
     ours = [score(f"s{i}", mine) for i, (mine, _) in enumerate(values)]
     again = tuple(score(f"s{i}", other, seed=1) for i, (_, other) in enumerate(values))
-    table = rivals_table(judged(*ours, other=again), "paper", ["paper"])
-    assert cell(table, OTHER_SEED, "rival") == cell(table, OTHER_SEED, "paper")
-    assert cell(table, OTHER_SEED, "p") == 1
+    table = rivals_table(judged(*ours, other=again), ["paper"], ["paper"])
+    assert cell(table, AGAIN, "rival") == cell(table, AGAIN, "ours")
+    assert cell(table, AGAIN, "p") == 1
 
 
 def test_exchanging_the_seeds_of_our_method_exchanges_the_odds_and_leaves_p() -> None:
@@ -251,12 +255,12 @@ def test_exchanging_the_seeds_of_our_method_exchanges_the_odds_and_leaves_p() ->
         for seed in (0, 1)
     )
     table, turned = (
-        rivals_table(judged(*mine, other=tuple(again)), "paper", ["paper"])
+        rivals_table(judged(*mine, other=tuple(again)), ["paper"], ["paper"])
         for mine, again in ((first, second), (second, first))
     )
-    for column, other in (("paper", "rival"), ("rival", "paper"), ("neutral", "neutral"), ("p", "p")):
-        assert cell(table, OTHER_SEED, column) == cell(turned, OTHER_SEED, other)
-    assert cell(table, OTHER_SEED, "p") > 0.05
+    for column, other in (("ours", "rival"), ("rival", "ours"), ("neutral", "neutral"), ("p", "p")):
+        assert cell(table, AGAIN, column) == cell(turned, AGAIN, other)
+    assert cell(table, AGAIN, "p") > 0.05
 
 
 def test_p_values_of_several_rivals_are_corrected_by_holm() -> None:
@@ -264,12 +268,41 @@ def test_p_values_of_several_rivals_are_corrected_by_holm() -> None:
     ours = [score(scene, 0.9) for scene in scenes]
     fixed = [score(scene, 0.1, "fixed") for scene in scenes]
     words = [score(scene, 0.1 if i else 0.99, "words") for i, scene in enumerate(scenes)]
-    table = rivals_table(judged(*ours, *fixed, *words, margin=0.05), "paper", ["fixed", "paper", "words"])
+    table = rivals_table(judged(*ours, *fixed, *words, margin=0.05), ["paper"], ["fixed", "paper", "words"])
     raw = [tally(paired_trials(ours, rival), 0.05).p_value for rival in (fixed, words)]
-    assert [cell(table, name, "p") for name in ("fixed", "words")] == pytest.approx(raw)
-    assert [cell(table, name, "corrected p") for name in ("fixed", "words")] == pytest.approx(holm(raw))
+    assert [cell(table, f"paper against {name}", "p") for name in ("fixed", "words")] == pytest.approx(raw)
+    assert [
+        cell(table, f"paper against {name}", "corrected p") for name in ("fixed", "words")
+    ] == pytest.approx(holm(raw))
 
 
 def test_scores_that_no_judge_gave_are_no_trials() -> None:
     ours = [replace(score("a", 0.9), overall=None)]
     assert paired_trials(ours, [score("a", 0.1, "fixed")]) == []
+
+
+def test_both_methods_of_ours_are_voted_for_in_groups_of_rows_and_meet_once() -> None:
+    scores = {"fixed": 0.2, "paper": 0.5, "refined": 0.8, "words": 0.1}
+    found = judged(*(score("a", value, name) for name, value in scores.items()))
+    table_one = preference_table(found, ["paper", "refined"], "fixed")
+    assert table_one is not None
+    labels = [row.label for row in table_one.rows if "1 x margin" in row.label and "decided" not in row.label]
+    assert labels == ["paper: automatic judge, 1 x margin", "refined: automatic judge, 1 x margin"]
+    rivals = rivals_table(found, ["paper", "refined"], ["fixed", "paper", "refined", "words"])
+    assert rivals is not None
+    assert [row.label for row in rivals.rows] == [
+        "paper against fixed",
+        "paper against words",
+        "refined against fixed",
+        "refined against paper",
+        "refined against words",
+    ]
+    assert [cell(rivals, row.label, "ours") for row in rivals.rows] == [1] * 5
+
+
+def test_the_note_says_whose_seeds_the_margin_is_of() -> None:
+    margin = of_dev(0.1).model_copy(update={"method": "refined"})
+    found = replace(judged(score("a", 0.9, "refined"), score("a", 0.1, "fixed")), margin=margin)
+    made = preference_table(found, ["refined"], "fixed")
+    assert made is not None
+    assert "between two seeds of refined on builtin dev" in made.note

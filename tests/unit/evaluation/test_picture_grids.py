@@ -129,6 +129,18 @@ def test_figure_four_needs_all_three_methods() -> None:
     assert seven_rows_grid(results(("fixed", "paper")), Album()) is None
 
 
+def test_figures_are_of_refined_where_that_is_our_method() -> None:
+    found = [
+        replace(one, units={**one.units, "refined": one.units["paper"]}, ours="refined")
+        for one in results(("gt", "fixed", "paper"))
+    ]
+    grid = seven_rows_grid(found, Album())
+    assert grid is not None
+    assert [row.label for row in grid.rows if "refined" in row.label] == ["masks: refined", "image: refined"]
+    grids = {grid.key: grid.note for grid in all_grids(found, METHODS, [], Album())}
+    assert all("refined" in grids[key] for key in ("figure-1", "figure-6", "figure-9"))
+
+
 def test_figure_five_shows_the_sets_after_those_of_figure_four() -> None:
     grid = masks_grid(results(), Album())
     assert grid is not None

@@ -62,6 +62,17 @@ def test_paper_alone_draws_at_a_second_seed_on_as_many_sets_as_the_margin_needs(
     assert [task.key for task in tasks if task.images and task.key.seed > 0] == [UnitKey("set-0", "paper", 1)]
 
 
+@pytest.mark.parametrize(
+    ("methods", "drawn"),
+    [(("fixed", "refined"), ["refined"]), (("refined", "paper"), ["paper"]), (("gt", "fixed"), [])],
+)
+def test_refined_draws_at_a_second_seed_where_paper_is_not_compared(
+    methods: tuple[MethodName, ...], drawn: list[str]
+) -> None:
+    tasks = comparison_plan(benchmark(4), methods, SIZE)
+    assert [task.key.method for task in tasks if task.images and task.key.seed > 0] == drawn
+
+
 def test_what_draws_comes_before_what_does_not() -> None:
     drawing = [task.images > 0 for task in comparison_plan(benchmark(4), EVERY, SIZE)]
     assert drawing == sorted(drawing, reverse=True)
