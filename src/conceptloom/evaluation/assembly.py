@@ -19,6 +19,7 @@ from conceptloom.evaluation.image_tables import (
 from conceptloom.evaluation.mask_references import ORACLE, ORACLE_NO_CRF, TRIVIAL, reference_masks
 from conceptloom.evaluation.mask_scores import ScoredMask, scored_masks, swapped_pictures
 from conceptloom.evaluation.mask_tables import (
+    change_split_table,
     change_table,
     failure_table,
     mask_curves,
@@ -186,6 +187,7 @@ def mask_findings(
     tables = (
         mask_table(everything, [*methods, ORACLE, ORACLE_NO_CRF, TRIVIAL]),
         change_table(scored, methods),
+        change_split_table(scored, shown, methods),
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
         failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps),
     )

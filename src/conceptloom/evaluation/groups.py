@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from conceptloom.evaluation.benchmark import BenchmarkSet, TrueConcept
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TrueConcept
 
 Member = Callable[[BenchmarkSet, TrueConcept], bool]
 """Whether a concept of a set belongs to a group."""
@@ -30,6 +30,14 @@ def _entangled(count: int) -> Member:
     return _subject(lambda one: len(one.subjects) == count)
 
 
+def _has_styles(one: BenchmarkSet) -> bool:
+    return len(one.subjects) > 1 and all(concept.family is not None for concept in one.subjects)
+
+
+def _of_noun(noun: str) -> Member:
+    return lambda _, concept: concept.kind == "subject" and concept.noun == noun
+
+
 GROUPS: tuple[tuple[str, Member], ...] = (
     ("instances of known nouns", _of_split("instance")),
     ("novel nouns", _of_split("novel noun")),
@@ -39,8 +47,8 @@ GROUPS: tuple[tuple[str, Member], ...] = (
     ("one subject learned", _entangled(1)),
     ("two subjects learned", _entangled(2)),
     ("three subjects learned", _entangled(3)),
-    ("subjects of one style", _subject(lambda one: len(one.subjects) > 1 and not one.crosses_styles)),
-    ("subjects of different styles", _subject(lambda one: one.crosses_styles)),
+    ("subjects of one style", _subject(lambda one: _has_styles(one) and not one.crosses_styles)),
+    ("subjects of different styles", _subject(lambda one: _has_styles(one) and one.crosses_styles)),
     ("on a learned photograph", _learning("photo")),
     ("on a learned drawn scene", _learning("drawn")),
     ("on a learned pattern", _learning("pattern")),
@@ -49,4 +57,19 @@ GROUPS: tuple[tuple[str, Member], ...] = (
     ("background: drawn scene", _place("drawn")),
     ("background: pattern", _place("pattern")),
 )
-"""Each with its members: subjects alone, but for those of backgrounds."""
+"""Those of every benchmark, each with its members: subjects alone, but for those of backgrounds."""
+
+
+def groups_of(benchmark: Benchmark) -> tuple[tuple[str, Member], ...]:
+    """`GROUPS`, and on `coco`, whose nouns are classes, one for each class."""
+    if benchmark.name != "coco":
+        return GROUPS
+    nouns = sorted({concept.noun for one in benchmark.sets for concept in one.subjects})
+    return (*GROUPS, *((f"class: {noun}", _of_noun(noun)) for noun in nouns))
+
+
+def clusters(members: Iterable[tuple[str, TrueConcept]]) -> list[str]:
+    """By what values of concepts are resampled, each given with its set: nouns; sets, where there is a single noun."""
+    members = tuple(members)
+    nouns = [concept.noun for _, concept in members]
+    return nouns if len(set(nouns)) > 1 else [scene for scene, _ in members]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from conceptloom.evaluation.benchmark import BenchmarkSet, TrueConcept
+from conceptloom.evaluation.groups import clusters
 from conceptloom.evaluation.mask_metrics import MaskScore, score_mask, swapped
 from conceptloom.evaluation.statistics import Interval, cluster_bootstrap, paired_cluster_bootstrap
 from conceptloom.evaluation.units import MaskRecord, UnitResult
@@ -47,9 +48,10 @@ class ScoredMask:
 
 @dataclass(frozen=True)
 class MaskRow:
-    """Mean IoU and boundary IoU of a group of masks, and how many of them are empty or full."""
+    """Mean IoU and boundary IoU of a group of masks, over how many `clusters`, and how many are empty or full."""
 
     masks: int
+    clusters: int
     iou: Interval
     boundary_iou: Interval
     empty: int
@@ -112,21 +114,14 @@ def first_masks(scored: Iterable[ScoredMask]) -> list[ScoredMask]:
     return list(first.values())
 
 
-def by_scene(mask: ScoredMask) -> str:
-    """The cluster of masks that were learned together."""
-    return mask.set
-
-
 def mask_rows(
-    scored: Iterable[ScoredMask],
-    group: Callable[[ScoredMask], Hashable],
-    cluster: Callable[[ScoredMask], Hashable] = by_scene,
+    scored: Iterable[ScoredMask], group: Callable[[ScoredMask], Hashable]
 ) -> dict[Hashable, MaskRow]:
-    """A row for every value of `group`, resampled by `cluster`."""
+    """A row for every value of `group`, resampled by `groups.clusters`."""
     groups: dict[Hashable, list[ScoredMask]] = defaultdict(list)
     for mask in scored:
         groups[group(mask)].append(mask)
-    return {name: _row(masks, cluster) for name, masks in groups.items()}
+    return {name: _row(masks) for name, masks in groups.items()}
 
 
 def paired_difference(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
@@ -135,12 +130,29 @@ def paired_difference(first: Iterable[ScoredMask], second: Iterable[ScoredMask])
     Raises:
         ValueError: they have none in common.
     """
-    others = {mask.pair: mask.score.iou for mask in second}
-    pairs = [(mask, others[mask.pair]) for mask in first if mask.pair in others]
+    pairs = mask_pairs(first, second)
+    return _difference(pairs, [mask.set for mask, _ in pairs])
+
+
+def paired_difference_by_noun(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
+    """As `paired_difference`, resampled by `groups.clusters`."""
+    pairs = mask_pairs(first, second)
+    return _difference(pairs, clusters((mask.set, mask.concept) for mask, _ in pairs))
+
+
+def mask_pairs(
+    first: Iterable[ScoredMask], second: Iterable[ScoredMask]
+) -> list[tuple[ScoredMask, ScoredMask]]:
+    """The masks of `first` that `second` has too, each with that one."""
+    others = {mask.pair: mask for mask in second}
+    return [(mask, others[mask.pair]) for mask in first if mask.pair in others]
+
+
+def _difference(pairs: Sequence[tuple[ScoredMask, ScoredMask]], sources: Sequence[str]) -> Interval:
     if not pairs:
         raise ValueError("the two share no mask to compare")
     return paired_cluster_bootstrap(
-        [mask.score.iou for mask, _ in pairs], [other for _, other in pairs], [mask.set for mask, _ in pairs]
+        [mask.score.iou for mask, _ in pairs], [other.score.iou for _, other in pairs], sources
     )
 
 
@@ -168,12 +180,13 @@ def _held(values: dict[int, float], steps: Sequence[int]) -> list[float]:
     return curve
 
 
-def _row(masks: Sequence[ScoredMask], cluster: Callable[[ScoredMask], Hashable]) -> MaskRow:
-    clusters = [cluster(mask) for mask in masks]
+def _row(masks: Sequence[ScoredMask]) -> MaskRow:
+    sources = clusters((mask.set, mask.concept) for mask in masks)
     return MaskRow(
         len(masks),
-        cluster_bootstrap([mask.score.iou for mask in masks], clusters),
-        cluster_bootstrap([mask.score.boundary_iou for mask in masks], clusters),
+        len(set(sources)),
+        cluster_bootstrap([mask.score.iou for mask in masks], sources),
+        cluster_bootstrap([mask.score.boundary_iou for mask in masks], sources),
         sum(mask.score.empty_prediction for mask in masks),
         sum(mask.score.full_prediction for mask in masks),
     )

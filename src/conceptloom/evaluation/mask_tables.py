@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from conceptloom.evaluation.benchmark import Benchmark
-from conceptloom.evaluation.groups import GROUPS
+from conceptloom.evaluation.groups import groups_of
 from conceptloom.evaluation.mask_scores import (
     ScoredMask,
     final_masks,
     first_masks,
+    mask_pairs,
     mask_rows,
     mean_curves,
     paired_difference,
+    paired_difference_by_noun,
 )
 from conceptloom.evaluation.report import Curves, Entry, Line, Panel, Row, Table, measured
 from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_bootstrap
@@ -21,6 +23,7 @@ from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_boo
 WINDOW = 5
 """Mask updates averaged for the smoothed curves."""
 
+RESAMPLED = "Resampled are nouns, or scenes where all is of one noun; the column says how many."
 Where = Callable[[ScoredMask], bool]
 SceneEvent = tuple[str, bool]
 """A scene, and whether something happened in one of its runs or pictures."""
@@ -35,20 +38,25 @@ def mask_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     final = final_masks(scored)
     rows = []
     for title, where in SUBJECTS_AND_PLACES:
-        found = mask_rows(
-            [mask for mask in final if where(mask)], lambda mask: mask.method, lambda mask: mask.concept.noun
-        )
+        found = mask_rows([mask for mask in final if where(mask)], lambda mask: mask.method)
         for method in methods:
             if row := found.get(method):
-                cells = (measured(row.iou), measured(row.boundary_iou), row.masks, row.empty, row.full)
+                cells = (
+                    measured(row.iou),
+                    measured(row.boundary_iou),
+                    row.masks,
+                    row.clusters,
+                    row.empty,
+                    row.full,
+                )
                 rows.append(Row(label=f"{title}: {method}", cells=cells))
     return Table(
         key="masks",
         title="Masks at the end of EM",
         note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and seeds; 95 % bootstrap"
-        " intervals over nouns. Oracle: the true masks seen through the latent grid. Trivial: the whole picture for a"
+        f" intervals. {RESAMPLED} Oracle: the true masks seen through the latent grid. Trivial: the whole picture for a"
         " background, a centred disc of the usual area for a subject. An empty mask scores 0.",
-        columns=("IoU", "boundary IoU", "masks", "empty", "full"),
+        columns=("IoU", "boundary IoU", "masks", "resampled", "empty", "full"),
         rows=tuple(rows),
     )
 
@@ -58,51 +66,63 @@ def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Seq
     sets = {one.name: one for one in benchmark.sets}
     final = final_masks(scored)
     rows = []
-    for title, belongs in GROUPS:
+    for title, belongs in groups_of(benchmark):
         group = [mask for mask in final if belongs(sets[mask.set], mask.concept)]
-        found = mask_rows(group, lambda mask: mask.method, lambda mask: mask.concept.noun)
+        found = mask_rows(group, lambda mask: mask.method)
         if found:
-            count = max(row.masks for method, row in found.items() if method in methods)
+            shown = [row for method, row in found.items() if method in methods]
+            counts = max(row.masks for row in shown), max(row.clusters for row in shown)
             cells = [measured(found[method].iou) if method in found else None for method in methods]
-            rows.append(Row(label=title, cells=(*cells, count)))
+            rows.append(Row(label=title, cells=(*cells, *counts)))
     return Table(
         key="masks-split",
         title="Masks by what is learned, and from what",
-        note="IoU at the end of EM; 95 % bootstrap intervals over nouns. Subjects alone, but for the rows of"
+        note=f"IoU at the end of EM; 95 % bootstrap intervals. {RESAMPLED} Subjects alone, but for the rows of"
         " backgrounds.",
-        columns=(*methods, "masks"),
+        columns=(*methods, "masks", "resampled"),
         rows=tuple(rows),
     )
 
 
 def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     """Paired differences of IoU, resampled by scene: the end less the start, and each method less each before it."""
-    first, final = first_masks(scored), final_masks(scored)
-    rows: list[Row] = []
-
-    def add(label: str, ours: Iterable[ScoredMask], others: Iterable[ScoredMask]) -> None:
+    rows = []
+    for label, (ours, others) in _comparisons(scored, methods).items():
         cells: list[Entry] = []
         for _, where in SUBJECTS_AND_PLACES:
-            mine, theirs = [mask for mask in ours if where(mask)], [mask for mask in others if where(mask)]
-            try:
-                cells.append(measured(paired_difference(mine, theirs)))
-            except ValueError:
-                cells.append(None)
-        if any(cell is not None for cell in cells):
-            rows.append(Row(label=label, cells=tuple(cells)))
-
-    for method in methods:
-        steps = {mask.step for mask in scored if mask.method == method}
-        if len(steps) > 1:
-            add(f"{method}: last masks less its first", _of(final, method), _of(first, method))
-    for baseline, method in combinations(methods, 2):
-        add(f"{method} less {baseline}, at the end", _of(final, method), _of(final, baseline))
+            pairs = mask_pairs(filter(where, ours), filter(where, others))
+            cells.append(measured(paired_difference(filter(where, ours), others)) if pairs else None)
+            cells.append(len({mask.set for mask, _ in pairs}))
+        rows.append(Row(label=label, cells=tuple(cells)))
     return Table(
         key="mask-changes",
         title="What changes the masks",
         note="Differences of IoU on the same scene, picture, concept and seed; 95 % paired bootstrap intervals over"
         " scenes. One that excludes zero is a difference.",
-        columns=("subjects", "backgrounds"),
+        columns=("subjects", "scenes", "backgrounds", "scenes"),
+        rows=tuple(rows),
+    )
+
+
+def change_split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Sequence[str]) -> Table:
+    """The differences of `change_table` in every group of the benchmark, resampled by noun."""
+    sets = {one.name: one for one in benchmark.sets}
+    compared = _comparisons(scored, methods)
+    rows = []
+    for title, belongs in groups_of(benchmark):
+        cells: list[Entry] = []
+        for ours, others in compared.values():
+            mine = [mask for mask in ours if belongs(sets[mask.set], mask.concept)]
+            shared = mask_pairs(mine, others)
+            cells.append(measured(paired_difference_by_noun(mine, others)) if shared else None)
+        if any(cell is not None for cell in cells):
+            rows.append(Row(label=title, cells=tuple(cells)))
+    return Table(
+        key="mask-changes-split",
+        title="What changes the masks, by what is learned and from what",
+        note="As the table before, with 95 % paired bootstrap intervals over nouns, or over scenes where all is of one"
+        " noun. Subjects alone, but for the rows of backgrounds.",
+        columns=tuple(compared),
         rows=tuple(rows),
     )
 
@@ -183,6 +203,20 @@ def mask_curves(
         window=WINDOW,
         panels=tuple(drawn),
     )
+
+
+def _comparisons(
+    scored: Sequence[ScoredMask], methods: Sequence[str]
+) -> dict[str, tuple[list[ScoredMask], list[ScoredMask]]]:
+    """By what it is called, the masks of each comparison; none whose masks have nothing in common."""
+    first, final = first_masks(scored), final_masks(scored)
+    found = {}
+    for method in methods:
+        if len({mask.step for mask in scored if mask.method == method}) > 1:
+            found[f"{method}: last masks less its first"] = _of(final, method), _of(first, method)
+    for baseline, method in combinations(methods, 2):
+        found[f"{method} less {baseline}, at the end"] = _of(final, method), _of(final, baseline)
+    return {label: pair for label, pair in found.items() if mask_pairs(*pair)}
 
 
 def _line(method: str, masks: Sequence[ScoredMask], flat_until: int | None) -> Line:

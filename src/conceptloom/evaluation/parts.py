@@ -279,7 +279,7 @@ def part_row(
     images: Mapping[str, Interval] = MappingProxyType({}),
 ) -> PartRow:
     """A part's row; `paper` is what it is compared with, None for nothing."""
-    rows = mask_rows(masks.scored, _is_place, lambda mask: mask.concept.noun)
+    rows = mask_rows(masks.scored, _is_place)
     subjects, places = rows.get(False), rows.get(True)
     return PartRow(
         name=part.name,

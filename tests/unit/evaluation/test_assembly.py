@@ -307,7 +307,14 @@ def test_units_that_only_learned_masks_and_smoke_runs_stand_apart() -> None:
 
 
 def test_a_report_without_a_judge_holds_masks_pictures_and_cost(bare: Report) -> None:
-    assert keys(bare.tables) == ["masks", "mask-changes", "masks-split", "mask-failures", "cost"]
+    assert keys(bare.tables) == [
+        "masks",
+        "mask-changes",
+        "mask-changes-split",
+        "masks-split",
+        "mask-failures",
+        "cost",
+    ]
     assert [curves.key for curves in bare.curves] == ["figure-3"]
     assert bare.kind == "evidence"
 

@@ -19,6 +19,7 @@ from conceptloom.evaluation.mask_scores import (
     scored_masks,
     swapped_pictures,
 )
+from conceptloom.evaluation.statistics import cluster_bootstrap
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import Picture
 
@@ -107,6 +108,15 @@ def test_a_row_is_the_mean_of_its_masks_with_empties_counted_and_in_it() -> None
     row = rows["paper"]
     assert (row.masks, row.empty) == (2, 1)
     assert row.iou.value == pytest.approx(0.2)
+
+
+def test_a_row_of_several_nouns_resamples_nouns_and_one_of_a_single_noun_scenes() -> None:
+    cats = [*scored("a", "cat", 0.2), *scored("b", "cat", 0.6)]
+    every = [*cats, *scored("b", "dog", 0.8)]
+    (row,), (alone,) = (mask_rows(masks, lambda mask: mask.method).values() for masks in (every, cats))
+    assert row.iou == cluster_bootstrap([0.2, 0.6, 0.8], ["cat", "cat", "dog"])
+    assert alone.iou == cluster_bootstrap([0.2, 0.6], ["a", "b"])
+    assert (row.clusters, alone.clusters) == (2, 2)
 
 
 def test_rows_come_by_what_the_group_says() -> None:

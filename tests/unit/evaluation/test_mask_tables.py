@@ -9,6 +9,7 @@ from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, ConceptSpl
 from conceptloom.evaluation.mask_metrics import MaskScore
 from conceptloom.evaluation.mask_scores import ScoredMask
 from conceptloom.evaluation.mask_tables import (
+    change_split_table,
     change_table,
     failure_table,
     mask_curves,
@@ -80,11 +81,12 @@ def test_the_mask_table_counts_masks_and_empty_ones() -> None:
     assert (cell(table, "subjects: paper", "masks"), cell(table, "subjects: paper", "empty")) == (2, 1)
 
 
-def test_intervals_of_the_mask_table_resample_nouns() -> None:
-    one_noun = mask_table([mask("a", CAT, 0.2), mask("b", CAT, 0.6)], ["paper"])
-    found = cell(one_noun, "subjects: paper", "IoU")
-    assert isinstance(found, Measured)
-    assert found.low is None  # two scenes, but a single noun
+def test_the_mask_table_says_over_how_many_nouns_or_scenes_its_intervals_are() -> None:
+    masks = [mask("a", CAT, 0.2), mask("b", CAT, 0.6), mask("b", DOG, 0.4)]
+    places = [mask(scene, PLACE, 0.9) for scene in ("a", "b")]
+    table = mask_table([*masks, *places, mask("a", CAT, 0.2, seed=1)], ["paper"])
+    assert (cell(table, "subjects: paper", "masks"), cell(table, "subjects: paper", "resampled")) == (4, 2)
+    assert cell(table, "backgrounds: paper", "resampled") == 2
 
 
 def test_the_change_over_em_is_the_last_less_the_first() -> None:
@@ -110,6 +112,46 @@ def test_every_method_is_compared_with_each_named_before_it() -> None:
             "refined less paper, at the end": 0.4,
         }
     )
+
+
+def test_changes_say_over_how_many_scenes_they_are() -> None:
+    scored = [
+        mask(scene, CAT, iou, method=method)
+        for method, iou in (("fixed", 0.3), ("paper", 0.5))
+        for scene in ("a", "b")
+    ]
+    row = change_table([*scored, mask("a", PLACE, 0.9)], ["fixed", "paper"]).rows[0]
+    assert (row.cells[1], row.cells[2], row.cells[3]) == (2, None, 0)
+
+
+def test_changes_are_split_by_what_is_learned() -> None:
+    ious = {"fixed": (0.1, 0.2, 0.9), "paper": (0.5, 0.3, 0.6)}
+    scored = [
+        mask("a", what, iou, method=method)
+        for method, values in ious.items()
+        for what, iou in zip((CAT, DOG, PLACE), values, strict=True)
+    ]
+    table = change_split_table(scored, BENCHMARK, ["fixed", "paper"])
+    label = "paper less fixed, at the end"
+    assert table.columns == (label,)
+    found = {row.label: value(table, row.label, label) for row in table.rows}
+    assert found["instances of known nouns"] == pytest.approx(0.4)
+    assert found["novel nouns"] == pytest.approx(0.1)
+    assert found["background: photograph"] == pytest.approx(-0.3)
+    assert found["one picture"] == pytest.approx(0.25)
+    assert "two pictures" not in found
+
+
+def test_split_changes_resample_nouns() -> None:
+    ious = {"fixed": (0.1, 0.2), "paper": (0.5, 0.3)}
+    scored = [
+        mask("a", what, iou, method=method)
+        for method, values in ious.items()
+        for what, iou in zip((CAT, DOG), values, strict=True)
+    ]
+    table = change_split_table(scored, BENCHMARK, ["fixed", "paper"])
+    expected = measured(cluster_bootstrap([0.5 - 0.1, 0.3 - 0.2], ["cat", "dog"]))
+    assert cell(table, "one picture", "paper less fixed, at the end") == expected
 
 
 def test_the_split_table_leaves_out_groups_without_masks() -> None:
