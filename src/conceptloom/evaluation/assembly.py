@@ -11,8 +11,11 @@ from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.image_tables import (
     Judged,
     identity_table,
+    image_change_split_table,
+    image_change_table,
     kind_table,
     metric_table,
+    preference_split_table,
     preference_table,
     rivals_table,
 )
@@ -39,6 +42,11 @@ from conceptloom.evaluation.report import Curves, Grid, Report, Row, Table, meas
 from conceptloom.evaluation.run_strip import strip_grid
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
+
+COVERAGE = (
+    "95 %. Few scenes make them too short: comparing a method with itself over 20 scenes in 100 simulations, the 95 %"
+    " interval of the forced choice held .5 in 90"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +93,7 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     return Report(
         kind="smoke" if findings.size.smoke else "evidence",
         title=f"Evaluation: {findings.benchmark.name}, {findings.benchmark.split}",
-        facts={**facts, "Work": _work(findings.results)},
+        facts={**facts, "Work": _work(findings.results), "Intervals": COVERAGE},
         tables=(*tables, *images, *parts, cost_table(findings)),
         curves=curves,
         grids=tuple(grid for grid in grids if grid is not None),
@@ -104,8 +112,11 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     ours = [method for method in OURS if method in drawn]
     tables = (
         preference_table(judged, ours, BASELINE),
+        preference_split_table(judged, findings.benchmark, ours, BASELINE),
         rivals_table(judged, ours, drawn),
         metric_table(judged, drawn, findings.results),
+        image_change_table(judged, ours, BASELINE),
+        image_change_split_table(judged, findings.benchmark, ours, BASELINE),
         identity_table(judged, findings.benchmark, drawn),
         kind_table(judged, drawn),
     )

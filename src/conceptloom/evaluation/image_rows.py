@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from conceptloom.evaluation.benchmark import TrueConcept
+from conceptloom.evaluation.groups import clusters
 from conceptloom.evaluation.image_metrics import COPY
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_view import ConceptScore, RelationScore
 from conceptloom.evaluation.relations import relation_chance
-from conceptloom.evaluation.statistics import Interval, cluster_bootstrap
+from conceptloom.evaluation.statistics import Interval, cluster_bootstrap, wilcoxon
 from conceptloom.evaluation.units import UnitResult
 
 METRICS: Mapping[str, str] = {
@@ -44,15 +45,35 @@ METRICS: Mapping[str, str] = {
 
 Group = Callable[[ImageScore, TrueConcept | None], Hashable | None]
 """Which row a value belongs to: of an image, or of one concept in it; None leaves it out."""
+Where = Callable[[ImageScore, TrueConcept | None], bool]
+"""Whether a value counts: of an image, or of one concept in it."""
+_Sourced = tuple[float, str, TrueConcept | None]
+"""A value, its scene, and whose it is if it is a concept's; a metric's are all of concepts or none is."""
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric's mean over `n` values, with a 95 % interval over clusters: scenes, or nouns for what is a concept's."""
+    """A metric's mean over `n` values, with a 95 % interval over clusters.
+
+    Those are scenes or, for what is a concept's, nouns (scenes again, where all is of one noun).
+    """
 
     n: int
     clusters: int
     mean: Interval
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """How a metric differs between two methods on the same images, and the p value of no difference.
+
+    Attributes:
+        change: the mean difference over clusters, as in every row.
+        p_value: two-sided, of Wilcoxon's signed-rank test over the clusters' mean differences.
+    """
+
+    change: MetricRow
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -65,21 +86,45 @@ class _Value:
 def image_rows(scores: Sequence[ImageScore], group: Group) -> dict[Hashable, dict[str, MetricRow]]:
     """For every value of `group`, the metrics that its images have.
 
-    Metrics of concepts are resampled by noun, the others by scene. Chance levels of relations are those of the
-    method over all `scores`.
+    Metrics of concepts are resampled by noun (`groups.clusters`), the others by scene. Chance levels of relations are
+    those of the method over all `scores`.
     """
     chances = relation_chances(scores)
-    found: dict[tuple[Hashable, str], list[tuple[float, Hashable]]] = defaultdict(list)
+    found: dict[tuple[Hashable, str], list[_Sourced]] = defaultdict(list)
     for score in scores:
         for value in _values(score, chances):
             row = group(score, value.concept)
             if row is not None:
-                cluster = score.set if value.concept is None else value.concept.noun
-                found[row, value.metric].append((value.value, cluster))
+                found[row, value.metric].append((value.value, score.set, value.concept))
     rows: dict[Hashable, dict[str, MetricRow]] = defaultdict(dict)
     for row, metric in sorted(found, key=lambda key: list(METRICS).index(key[1])):
         rows[row][metric] = _metric_row(found[row, metric])
     return dict(rows)
+
+
+def paired_rows(
+    ours: Sequence[ImageScore], baseline: Sequence[ImageScore], where: Where = lambda score, concept: True
+) -> dict[str, PairedRow]:
+    """For every metric, ours less the baseline: same set, prompt, number of the image, and concept.
+
+    Args:
+        ours: of one method.
+        baseline: of another.
+        where: which of our values count.
+
+    Returns:
+        The metrics that both have somewhere.
+    """
+    chances = relation_chances([*ours, *baseline])
+    theirs = {(score.set, score.prompt, score.index): _collected(score, chances) for score in baseline}
+    found: dict[str, list[_Sourced]] = defaultdict(list)
+    for score in ours:
+        others = theirs.get((score.set, score.prompt, score.index), {})
+        for (metric, concept), values in _collected(score, chances).items():
+            if where(score, concept):
+                pairs = zip(values, others.get((metric, concept), ()), strict=False)
+                found[metric] += [(mine - other, score.set, concept) for mine, other in pairs]
+    return {metric: _paired_row(found[metric]) for metric in METRICS if found.get(metric)}
 
 
 def relation_chances(scores: Iterable[ImageScore]) -> dict[tuple[str, str, str], float]:
@@ -108,15 +153,38 @@ def drift_rows(results: Iterable[UnitResult]) -> dict[tuple[str, str], MetricRow
     for result in results:
         if result.drift is not None:
             before, after = result.drift
-            found[result.key.method, result.key.variant].append((after - before, result.key.set))
+            found[result.key.method, result.key.variant].append((after - before, result.key.set, None))
     return {key: _metric_row(values) for key, values in found.items()}
 
 
-def _metric_row(values: Sequence[tuple[float, Hashable]]) -> MetricRow:
-    clusters = [cluster for _, cluster in values]
+def _metric_row(values: Sequence[_Sourced]) -> MetricRow:
+    sources = _sources(values)
     return MetricRow(
-        len(values), len(set(clusters)), cluster_bootstrap([value for value, _ in values], clusters)
+        len(values), len(set(sources)), cluster_bootstrap([value for value, *_ in values], sources)
     )
+
+
+def _paired_row(differences: Sequence[_Sourced]) -> PairedRow:
+    by_source: dict[str, list[float]] = defaultdict(list)
+    for (difference, *_), source in zip(differences, _sources(differences), strict=True):
+        by_source[source].append(difference)
+    return PairedRow(_metric_row(differences), wilcoxon([fmean(group) for group in by_source.values()]))
+
+
+def _sources(values: Sequence[_Sourced]) -> list[str]:
+    """The cluster of each value: its scene or, where it is a concept's, as `groups.clusters` says."""
+    concepts = [(scene, concept) for _, scene, concept in values if concept is not None]
+    return clusters(concepts) if concepts else [scene for _, scene, _ in values]
+
+
+def _collected(
+    score: ImageScore, chances: Mapping[tuple[str, str, str], float]
+) -> dict[tuple[str, TrueConcept | None], list[float]]:
+    """An image's values by metric and concept; an image may have several known things."""
+    found: dict[tuple[str, TrueConcept | None], list[float]] = defaultdict(list)
+    for value in _values(score, chances):
+        found[value.metric, value.concept].append(value.value)
+    return found
 
 
 def _values(score: ImageScore, chances: Mapping[tuple[str, str, str], float]) -> Iterator[_Value]:

@@ -68,6 +68,12 @@ class ImageScore:
     overall: float | None
 
     @property
+    def asked(self) -> tuple[TrueConcept, ...]:
+        """The learned concepts that the prompt asks for, its place last."""
+        subjects = tuple(one.concept for one in self.concepts)
+        return subjects if self.place is None else (*subjects, self.place)
+
+    @property
     def identity(self) -> dict[str, float]:
         """Identity by asked subject."""
         return {score.concept.name: score.identity for score in self.concepts}

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from conceptloom.evaluation.benchmark import PROMPT_KINDS, Benchmark, BenchmarkSet, TrueConcept
 from conceptloom.evaluation.forced_choice import CITATION, JUDGE, PAPER_ROWS, Trial, table, tally
-from conceptloom.evaluation.groups import GROUPS, Member
-from conceptloom.evaluation.image_rows import METRICS, Group, MetricRow, drift_rows, image_rows
+from conceptloom.evaluation.groups import Member, groups_of
+from conceptloom.evaluation.image_rows import (
+    METRICS,
+    Group,
+    MetricRow,
+    Where,
+    drift_rows,
+    image_rows,
+    paired_rows,
+)
 from conceptloom.evaluation.image_sanity import REAL, WRONG
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.margins import Margin
@@ -19,13 +28,22 @@ from conceptloom.evaluation.units import UnitResult
 
 Place = tuple[str, int, int]
 """Set, number of the prompt, number of the image."""
-Where = Callable[[ImageScore, TrueConcept], bool]
 OTHER_SEED = "the same, another seed"
 NUMBERS_ASKED: tuple[tuple[str, Where], ...] = (
     ("one subject asked for", lambda score, _: len(score.concepts) == 1),
     ("several subjects asked for", lambda score, _: len(score.concepts) > 1),
 )
 """Groups that prompts make, beside those of the sets."""
+SPLIT_METRICS = (
+    "identity",
+    "leakage",
+    "learned place likeness",
+    "known thing",
+    "relation true",
+    "mixing",
+    "overall",
+)
+"""Columns of the paired differences by group."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +75,16 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
     """
     rows = image_rows([*judged.compared, *judged.sanity], lambda score, _: score.method)
     columns = [*methods, REAL, WRONG]
+    by_metric = {metric: {name: row.get(metric) for name, row in rows.items()} for metric in METRICS}
     found = [
-        Row(label=metric, cells=tuple(_mean(rows.get(column, {}).get(metric)) for column in columns))
+        _metric_cells(metric, by_metric[metric], columns)
         for metric in METRICS
-        if any(metric in row for row in rows.values())
+        if any(by_metric[metric].values())
     ]
     whole = [unit for unit in results if unit.key.seed == 0 and unit.key.variant in ("", QUICK)]
     drift = {method: row for (method, _), row in drift_rows(whole).items()}
     if drift:
-        cells = tuple(_mean(drift.get(column)) for column in columns)
-        found.append(Row(label="drift of the base model", cells=cells))
+        found.append(_metric_cells("drift of the base model", drift, columns))
     meanings = "; ".join(
         f"{metric}: {METRICS[metric]}" for metric in (row.label for row in found) if metric in METRICS
     )
@@ -78,31 +96,96 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
     return Table(
         key="images",
         title="Images",
-        note=f"Means with 95 % bootstrap intervals, over nouns for what is a concept's and over scenes for the rest."
+        note="Means with 95 % bootstrap intervals, over nouns for what is a concept's (scenes where all is of one noun)"
+        " and over scenes for the rest; the last column says over how many."
         f" '{REAL}': {real}, the ceiling; '{WRONG}': the same of another set, the floor. {meanings}. Drift: how much"
         " the base model's loss on its own images of other nouns rose.",
-        columns=tuple(columns),
+        columns=(*columns, "resampled"),
         rows=tuple(found),
+    )
+
+
+def image_change_table(judged: Judged, ours: Sequence[str], baseline: str) -> Table | None:
+    """Every metric of each of our methods less the baseline's, image by image; None without images of both."""
+    changes = [
+        (f"{method} less {baseline}: {metric}", row)
+        for method in ours
+        for metric, row in paired_rows(_of(judged.compared, method), _of(judged.compared, baseline)).items()
+        if metric != "relation chance"
+    ]
+    if not changes:
+        return None
+    corrected = holm([row.p_value for _, row in changes])
+    rows = [
+        Row(
+            label=label,
+            cells=(
+                measured(row.change.mean),
+                row.change.n,
+                row.change.clusters,
+                Measured(value=row.p_value),
+                Measured(value=p_value),
+            ),
+        )
+        for (label, row), p_value in zip(changes, corrected, strict=True)
+    ]
+    return Table(
+        key="image-changes",
+        title="What changes the images",
+        note="Differences on the same set, prompt, number of the image and concept; 95 % paired bootstrap intervals"
+        " over nouns for what is a concept's (scenes where all is of one noun) and over scenes for the rest. p:"
+        " Wilcoxon's signed-rank test over their mean differences. Corrected p: Holm's, over the rows.",
+        columns=("difference", "values", "resampled", "p", "corrected p"),
+        rows=tuple(rows),
+    )
+
+
+def image_change_split_table(
+    judged: Judged, benchmark: Benchmark, ours: Sequence[str], baseline: str
+) -> Table | None:
+    """`SPLIT_METRICS` of our methods less the baseline's in every group; None without images of both."""
+    rows = []
+    for method in ours:
+        mine, theirs = _of(judged.compared, method), _of(judged.compared, baseline)
+        for title, where in _groups(benchmark):
+            found = paired_rows(mine, theirs, where)
+            changes = [found[metric].change if metric in found else None for metric in SPLIT_METRICS]
+            if any(changes):
+                scenes = len({score.set for score in mine if where(score, None)})
+                cells = (*map(_mean, changes), scenes)
+                rows.append(Row(label=f"{method} less {baseline}: {title}", cells=cells))
+    if not rows:
+        return None
+    return Table(
+        key="image-changes-split",
+        title="What changes the images, by what is learned and from what",
+        note="As the table before. A metric of whole images counts in every group that a concept asked for belongs to.",
+        columns=(*SPLIT_METRICS, "scenes"),
+        rows=tuple(rows),
     )
 
 
 def identity_table(judged: Judged, benchmark: Benchmark, methods: Sequence[str]) -> Table:
     """Identity by what is learned and from what, resampled by noun."""
-    sets = {one.name: one for one in benchmark.sets}
     rows = []
-    groups = [(title, _members(sets, belongs)) for title, belongs in GROUPS]
-    for title, where in (*groups, *NUMBERS_ASKED):
+    for title, where in _groups(benchmark):
         found = image_rows(judged.compared, _methods_where(where))
-        cells = [_mean(found.get(method, {}).get("identity")) for method in methods]
-        if any(cell is not None for cell in cells):
-            count = max(row["identity"].n for row in found.values() if "identity" in row)
-            rows.append(Row(label=title, cells=(*cells, count)))
+        identities = {
+            method: found[method]["identity"] for method in methods if "identity" in found.get(method, {})
+        }
+        if identities:
+            cells = [_mean(identities.get(method)) for method in methods]
+            counts = (
+                max(row.n for row in identities.values()),
+                max(row.clusters for row in identities.values()),
+            )
+            rows.append(Row(label=title, cells=(*cells, *counts)))
     return Table(
         key="identity-split",
         title="Identity by what is learned, and from what",
         note="Cosine of a subject's matched region with its references, 0 where there is none; 95 % bootstrap intervals"
-        " over nouns.",
-        columns=(*methods, "values"),
+        " over nouns, or scenes where all is of one noun; the last column says how many.",
+        columns=(*methods, "values", "resampled"),
         rows=tuple(rows),
     )
 
@@ -110,19 +193,16 @@ def identity_table(judged: Judged, benchmark: Benchmark, methods: Sequence[str])
 def kind_table(judged: Judged, methods: Sequence[str]) -> Table:
     """The judge's overall score by kind of prompt, resampled by scene."""
     found = image_rows(judged.compared, lambda score, _: (score.kind, score.method))
-    rows = [
-        Row(
-            label=kind,
-            cells=tuple(_mean(found.get((kind, method), {}).get("overall")) for method in methods),
-        )
+    by_kind = {
+        kind: {method: found[kind, method].get("overall") for method in methods if (kind, method) in found}
         for kind in PROMPT_KINDS
-        if any((kind, method) in found for method in methods)
-    ]
+    }
+    rows = [_metric_cells(kind, scores, methods) for kind, scores in by_kind.items() if any(scores.values())]
     return Table(
         key="prompt-kinds",
         title="What is asked for",
         note="Mean of the prompt's checklist, 0 to 1; 95 % bootstrap intervals over scenes.",
-        columns=tuple(methods),
+        columns=(*methods, "scenes"),
         rows=tuple(rows),
     )
 
@@ -160,6 +240,35 @@ def preference_table(judged: Judged, ours: Sequence[str], baseline: str) -> Tabl
         " scenes' majorities."
         f" The paper's rows are people's votes on other pictures, without intervals: {CITATION}.",
         columns=(baseline, "neutral", "ours", "votes", "scenes", "p"),
+        rows=tuple(rows),
+    )
+
+
+def preference_split_table(
+    judged: Judged, benchmark: Benchmark, ours: Sequence[str], baseline: str
+) -> Table | None:
+    """Table 1 at once the margin in every group; None where there is no Table 1."""
+    if judged.margin is None:
+        return None
+    rows = []
+    for method in ours:
+        for title, where in _groups(benchmark):
+            chosen = [score for score in judged.compared if where(score, None)]
+            trials = paired_trials(_of(chosen, method), _of(chosen, baseline))
+            if not trials:
+                continue
+            found = tally(trials, judged.margin.value)
+            shares = (measured(found.shares[vote]) for vote in ("baseline", "neutral", "ours"))
+            cells = (*shares, sum(found.counts.values()), found.scenes)
+            rows.append(Row(label=f"{method}: {title}", cells=cells))
+    if not rows:
+        return None
+    return Table(
+        key="table-1-split",
+        title=f"Table 1 by what is learned, and from what: against {baseline}",
+        note="As Table 1, at once the margin. An image is in every group that a concept asked for belongs to; it may"
+        " show several nouns, so 95 % bootstrap intervals are over scenes.",
+        columns=(baseline, "neutral", "ours", "votes", "scenes"),
         rows=tuple(rows),
     )
 
@@ -245,5 +354,24 @@ def _methods_where(where: Where) -> Group:
     return lambda score, concept: score.method if concept is not None and where(score, concept) else None
 
 
+def _groups(benchmark: Benchmark) -> list[tuple[str, Where]]:
+    """The benchmark's groups, and those that prompts make."""
+    sets = {one.name: one for one in benchmark.sets}
+    return [*((title, _members(sets, belongs)) for title, belongs in groups_of(benchmark)), *NUMBERS_ASKED]
+
+
 def _members(sets: Mapping[str, BenchmarkSet], belongs: Member) -> Where:
-    return lambda score, concept: belongs(sets[score.set], concept)
+    """An image is in a group with any concept that it was asked for."""
+
+    def where(score: ImageScore, concept: TrueConcept | None) -> bool:
+        asked = score.asked if concept is None else (concept,)
+        return any(belongs(sets[score.set], one) for one in asked)
+
+    return where
+
+
+def _metric_cells(label: str, found: Mapping[Any, MetricRow | None], columns: Sequence[str]) -> Row:
+    """A mean by column, and over how many clusters they are at most."""
+    shown = [found.get(column) for column in columns]
+    most = max((row.clusters for row in shown if row is not None), default=0)
+    return Row(label=label, cells=(*map(_mean, shown), most))

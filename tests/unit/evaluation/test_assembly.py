@@ -14,6 +14,7 @@ import pytest
 from bare_scores import BARE
 from conceptloom.backbone import Backbone
 from conceptloom.evaluation.assembly import (
+    COVERAGE,
     Findings,
     build_report,
     cost_table,
@@ -25,6 +26,7 @@ from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_tables import OTHER_SEED, Judged
+from conceptloom.evaluation.image_view import ConceptScore
 from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PartRow
@@ -87,8 +89,10 @@ def units(methods: Sequence[MethodName] = METHODS, variant: str = "") -> tuple[U
 def score(
     scene: str, method: str, prompt: int = 0, overall: float | None = None, seed: int = 0
 ) -> ImageScore:
+    subject = next(one for one in benchmark().sets if one.name == scene).subjects[0]
     return replace(
         BARE,
+        concepts=(ConceptScore(subject, 0.5, True, 0, {}, None, None),),
         set=scene,
         method=method,
         seed=seed,
@@ -156,12 +160,22 @@ def test_without_an_image_there_is_no_table_of_images() -> None:
 
 def test_forced_choice_comes_before_the_metrics() -> None:
     found = image_tables(findings(judged=judged()))
-    assert keys(found) == ["table-1", "rivals", "images", "identity-split", "prompt-kinds"]
+    assert keys(found) == [
+        "table-1",
+        "table-1-split",
+        "rivals",
+        "images",
+        "image-changes",
+        "image-changes-split",
+        "identity-split",
+        "prompt-kinds",
+    ]
 
 
 def test_without_a_margin_nothing_is_chosen() -> None:
     found = image_tables(findings(judged=judged(margin=None)))
-    assert keys(found) == ["images", "identity-split", "prompt-kinds"]
+    assert not {"table-1", "table-1-split", "rivals"} & {*keys(found)}
+    assert keys(found)[:2] == ["images", "image-changes"]
 
 
 def test_without_the_baseline_our_method_still_meets_the_others_and_itself() -> None:
@@ -177,7 +191,7 @@ def test_without_our_method_nothing_is_chosen() -> None:
 
 def test_methods_stand_in_the_order_asked_for_and_without_those_that_drew_nothing() -> None:
     asked = findings(methods=("words", "paper", "inversion", "gt"), judged=judged(("gt", "paper", "words")))
-    assert named(image_tables(asked), "prompt-kinds").columns == ("words", "paper", "gt")
+    assert named(image_tables(asked), "prompt-kinds").columns == ("words", "paper", "gt", "scenes")
 
 
 def test_planted_scores_come_back_as_means_and_votes() -> None:
@@ -376,7 +390,11 @@ def test_parts_stand_before_the_cost(tiny_backbone: Backbone) -> None:
 
 def test_facts_are_kept_and_the_work_is_added(bare: Report) -> None:
     images = sum(len(one.images) for one in units())
-    assert bare.facts == {**FACTS, "Work": f"9 units, {images} images, 9.0 worker hours"}
+    assert bare.facts == {
+        **FACTS,
+        "Work": f"9 units, {images} images, 9.0 worker hours",
+        "Intervals": COVERAGE,
+    }
 
 
 def test_a_smoke_run_is_marked(tiny_backbone: Backbone) -> None:

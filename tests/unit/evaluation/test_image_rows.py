@@ -9,7 +9,7 @@ import pytest
 
 from bare_scores import BARE
 from conceptloom.evaluation.benchmark import TrueConcept
-from conceptloom.evaluation.image_rows import METRICS, drift_rows, image_rows, relation_chances
+from conceptloom.evaluation.image_rows import METRICS, drift_rows, image_rows, paired_rows, relation_chances
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_view import ConceptScore, RelationScore
 from conceptloom.evaluation.relations import Box
@@ -105,6 +105,35 @@ def test_learned_and_known_places_are_told_apart() -> None:
 
 def test_copies_are_images_from_the_threshold_on() -> None:
     assert row(replace(BARE, memorisation=0.95), BARE)["copies"] == 0.5
+
+
+# Differences of two methods
+
+
+def test_a_difference_is_of_one_concept_in_one_image() -> None:
+    def asked(cat: float, yeti: float, method: str, prompt: int = 0) -> ImageScore:
+        told = (subject(CAT, cat), subject(YETI, yeti))
+        return replace(BARE, method=method, prompt=prompt, concepts=told)
+
+    ours = [asked(0.9, 0.1, "paper"), asked(1.0, 1.0, "paper", prompt=5)]
+    found = paired_rows(ours, [asked(0.2, 0.4, "fixed")])
+    assert found["identity"].change.mean == cluster_bootstrap([0.9 - 0.2, 0.1 - 0.4], ["cat", "yeti"])
+    assert found["identity"].change.n == 2
+    assert "mixing" not in found
+
+
+def test_known_things_of_an_image_are_paired_each_with_itself() -> None:
+    ours = replace(BARE, known={"horse": 0.9, "tent": 0.5})
+    found = paired_rows([ours], [replace(BARE, known={"horse": 0.2, "tent": 0.1})])
+    assert found["known thing"].change.mean.value == pytest.approx((0.7 + 0.4) / 2)
+
+
+def test_metrics_of_concepts_of_one_noun_are_resampled_by_scene() -> None:
+    scores = [
+        replace(BARE, set=name, concepts=(subject(CAT, value),)) for name, value in (("a", 0.2), ("b", 0.6))
+    ]
+    found = image_rows(scores, by_method)["paper"]["identity"]
+    assert found.mean == cluster_bootstrap([0.2, 0.6], ["a", "b"])
 
 
 # Relations and their chance level

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from bare_scores import BARE
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, PromptKind, TrueConcept
@@ -18,9 +19,12 @@ from conceptloom.evaluation.image_tables import (
     OTHER_SEED,
     Judged,
     identity_table,
+    image_change_split_table,
+    image_change_table,
     kind_table,
     metric_table,
     paired_trials,
+    preference_split_table,
     preference_table,
     rivals_table,
 )
@@ -91,8 +95,10 @@ def test_metrics_stand_in_rows_and_methods_between_ceiling_and_floor_in_columns(
         (score("a", 0.4), score("a", 0.2, "fixed")), (), (score("a", 0.9, REAL), score("a", 0.1, WRONG)), None
     )
     table = metric_table(found, ["fixed", "paper"], [])
-    assert table.columns == ("fixed", "paper", REAL, WRONG)
-    assert [cell(table, "overall", column) for column in table.columns] == pytest.approx([0.2, 0.4, 0.9, 0.1])
+    assert table.columns == ("fixed", "paper", REAL, WRONG, "resampled")
+    assert [cell(table, "overall", column) for column in table.columns[:-1]] == pytest.approx(
+        [0.2, 0.4, 0.9, 0.1]
+    )
 
 
 def test_a_metric_that_no_image_has_has_no_row_and_no_explanation() -> None:
@@ -139,6 +145,97 @@ def test_the_note_says_what_the_real_pictures_are(composed: bool, told: str) -> 
     assert told in metric_table(found, ["paper"], []).note
 
 
+def learned(*names: str) -> Benchmark:
+    """Sets of a cat and a yeti in one picture."""
+    pictures = (Picture("p", None, np.zeros((4, 4, 3), np.uint8)),)
+    sets = (BenchmarkSet(name, pictures, (CAT, YETI), {"p": ("cat", "yeti")}, (), "photo") for name in names)
+    return Benchmark("b", "dev", tuple(sets))
+
+
+def test_changes_of_images_are_paired_and_say_over_how_many_nouns_or_scenes() -> None:
+    ours = [
+        score("a", 0.9, subjects={"cat": 0.8, "yeti": 0.2}),
+        score("b", 0.5, subjects={"cat": 0.6}),
+        score("c", 1.0, subjects={"cat": 1.0}),  # drawn by us alone
+    ]
+    theirs = [
+        score("a", 0.3, "fixed", subjects={"cat": 0.5, "yeti": 0.3}),
+        score("b", 0.4, "fixed", subjects={"cat": 0.5}),
+    ]
+    table = image_change_table(judged(*ours, *theirs), ["paper"], "fixed")
+    label = "paper less fixed: identity"
+    assert cell(table, label, "difference") == pytest.approx((0.3 + 0.1 - 0.1) / 3)
+    assert (cell(table, label, "values"), cell(table, label, "resampled")) == (3, 2)
+    label = "paper less fixed: overall"
+    assert cell(table, label, "difference") == pytest.approx((0.6 + 0.1) / 2)
+    assert (cell(table, label, "values"), cell(table, label, "resampled")) == (2, 2)
+
+
+def test_p_values_of_changes_are_wilcoxons_over_scenes_and_corrected_over_all_rows() -> None:
+    rng = np.random.default_rng(0)
+    gains = {method: rng.uniform(-0.1, 0.3, 8).tolist() for method in ("paper", "refined")}
+    scores = [score(f"s{index}", 0.5, "fixed") for index in range(8)]
+    scores += [
+        score(f"s{i}", 0.5 + gain, method) for method, own in gains.items() for i, gain in enumerate(own)
+    ]
+    table = image_change_table(judged(*scores), ["paper", "refined"], "fixed")
+    assert table is not None
+    for method, own in gains.items():
+        expected = stats.wilcoxon(own).pvalue
+        assert cell(table, f"{method} less fixed: overall", "p") == pytest.approx(expected)
+    raw = [cell(table, row.label, "p") for row in table.rows]
+    assert [cell(table, row.label, "corrected p") for row in table.rows] == pytest.approx(holm(raw))
+
+
+def test_changes_need_images_of_both_methods() -> None:
+    alone = judged(score("a", 0.5))
+    assert image_change_table(alone, ["paper"], "fixed") is None
+    assert image_change_split_table(alone, learned("a"), ["paper"], "fixed") is None
+    assert preference_split_table(alone, learned("a"), ["paper"], "fixed") is None
+
+
+def test_changes_of_images_are_split_by_what_is_learned_and_asked_for() -> None:
+    ours = [score("a", 0.9, subjects={"cat": 0.8}), score("a", 0.5, prompt=1, subjects={"yeti": 0.2})]
+    theirs = [
+        score("a", 0.4, "fixed", subjects={"cat": 0.4}),
+        score("a", 0.4, "fixed", prompt=1, subjects={"yeti": 0.1}),
+    ]
+    table = image_change_split_table(judged(*ours, *theirs), learned("a"), ["paper"], "fixed")
+    told = {
+        title: (
+            cell(table, f"paper less fixed: {title}", "identity"),
+            cell(table, f"paper less fixed: {title}", "overall"),
+        )
+        for title in ("instances of known nouns", "novel nouns", "one picture")
+    }
+    assert told == {
+        "instances of known nouns": (pytest.approx(0.4), pytest.approx(0.5)),
+        "novel nouns": (pytest.approx(0.1), pytest.approx(0.1)),
+        "one picture": (pytest.approx(0.25), pytest.approx(0.3)),
+    }
+
+
+def test_votes_are_split_by_what_an_image_was_asked_for() -> None:
+    ours = [
+        score("a", 0.9, subjects={"cat": 0.8}),
+        score("b", 0.1, subjects={"cat": 0.8, "yeti": 0.1}),
+    ]
+    theirs = [
+        score("a", 0.4, "fixed", subjects={"cat": 0.8}),
+        score("b", 0.8, "fixed", subjects={"cat": 0.8, "yeti": 0.1}),
+    ]
+    table = preference_split_table(judged(*ours, *theirs), learned("a", "b"), ["paper"], "fixed")
+    told = {
+        title: [cell(table, f"paper: {title}", column) for column in ("fixed", "ours", "votes", "scenes")]
+        for title in ("instances of known nouns", "novel nouns", "one subject asked for")
+    }
+    assert told == {
+        "instances of known nouns": [0.5, 0.5, 2, 2],
+        "novel nouns": [1, 0, 1, 1],
+        "one subject asked for": [0, 1, 1, 1],
+    }
+
+
 def test_identity_is_split_by_what_is_learned() -> None:
     blank = np.zeros((4, 4, 3), np.uint8)
     one = BenchmarkSet("a", (Picture("p", None, blank),), (CAT, YETI), {"p": ("cat", "yeti")}, (), "photo")
@@ -148,6 +245,7 @@ def test_identity_is_split_by_what_is_learned() -> None:
     assert cell(table, "instances of known nouns", "paper") == pytest.approx(0.8)
     assert cell(table, "novel nouns", "paper") == pytest.approx(0.2)
     assert cell(table, "several subjects asked for", "values") == 2
+    assert cell(table, "several subjects asked for", "resampled") == 2
     assert "on a learned pattern" not in {row.label for row in table.rows}
 
 
