@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from conceptloom.errors import DataError
 from conceptloom.evaluation.benchmark import Benchmark
@@ -40,6 +41,8 @@ PART_METRICS = ("identity", "overall")
 """Columns of images in table "Parts"."""
 CALIBRATION_SETS = 20
 CALIBRATION_PROMPTS = 10
+REAL_PICTURES = 2
+"""Composed for each prompt, so that the diversity of real pictures can be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,8 @@ class Bench:
 
 
 def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path | None = None) -> Bench:
-    """Load a judge and calibrate its presence threshold: on composed pictures of `dev`, or on the benchmark's own.
+    """Load a judge and calibrate it (`present_from`, `usual_identity`): on composed pictures of `dev`, or on the
+    benchmark's own.
 
     The examiner looks for drawings in pictures of the built-in benchmark; elsewhere no detector knows what pictures
     show, and windows are compared.
@@ -90,13 +94,12 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
         looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge(EXAMINER)
     found = {one.name: references(one, features) for one in benchmark.sets}
     known = prototypes(benchmark, found)
-    answers = composed(benchmark, CALIBRATION_PROMPTS, 1) if drawings else own_pictures(benchmark)
-    judge = ImageJudge(looker, features, known, 0.0)
+    answers = composed(benchmark, CALIBRATION_PROMPTS, REAL_PICTURES) if drawings else own_pictures(benchmark)
+    judge = ImageJudge(looker, features, known, 0.0, 1.0)
     if drawings:
-        threshold = _threshold_on_dev(judge, benchmark.sets[0].pictures[0].size[0])
+        judge = _calibrated_on_dev(judge, benchmark.sets[0].pictures[0].size[0])
     else:
-        threshold = _threshold(benchmark, answers, found, judge)
-    judge = replace(judge, present_from=threshold)
+        judge = _calibrated(judge, benchmark, answers, found)
     sanity = tuple(sanity_scores(benchmark, answers, found, judge))
     return Bench(name, judge_fingerprint(benchmark, name, folder), judge, found, sanity, drawings)
 
@@ -169,15 +172,18 @@ def judge_fingerprint(benchmark: Benchmark, name: str, folder: str | Path | None
     return f"{name}-{digest.hexdigest()[:12]}{'' if drawings else '-windows'}"
 
 
-def _threshold_on_dev(judge: ImageJudge, side_px: int) -> float:
+def _calibrated_on_dev(judge: ImageJudge, side_px: int) -> ImageJudge:
     dev = builtin_benchmark("dev", CALIBRATION_SETS, side_px=side_px)
     found = {one.name: references(one, judge.features) for one in dev.sets}
-    calibrated = replace(judge, prototypes=prototypes(dev, found))
-    return _threshold(dev, composed(dev, CALIBRATION_PROMPTS, 1), found, calibrated)
+    of_dev = replace(judge, prototypes=prototypes(dev, found))
+    calibrated = _calibrated(of_dev, dev, composed(dev, CALIBRATION_PROMPTS, 1), found)
+    return replace(calibrated, prototypes=judge.prototypes)
 
 
-def _threshold(
-    benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References], judge: ImageJudge
-) -> float:
+def _calibrated(
+    judge: ImageJudge, benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References]
+) -> ImageJudge:
     scores = sanity_scores(benchmark, answers, found, judge)
-    return presence_threshold(identities(scores, REAL), identities(scores, WRONG))
+    real = identities(scores, REAL)
+    threshold = presence_threshold(real, identities(scores, WRONG))
+    return replace(judge, present_from=threshold, usual_identity=median(real))

@@ -6,6 +6,7 @@ of a concept, C concepts of a benchmark, D embedding, H W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -93,54 +94,56 @@ def top_accuracy(ranks: Iterable[int | None], k: int) -> float:
     return sum(right) / len(right)
 
 
-def true_similarity(references: Sequence[FloatArray], *, self_pairs: bool) -> Scores:
+def true_similarity(references: Sequence[FloatArray], usual: float) -> Scores:
     """How alike concepts are by themselves: S_GT (K, K), mean cosines of their reference pictures (R, D).
+
+    No picture is compared with itself.
 
     Args:
         references: of each concept.
-        self_pairs: whether a picture is compared with itself on the diagonal, as MuDI's released code does, which
-            makes it too large. Without, a concept of a single picture has NaN there: nothing is known of it.
+        usual: how alike two pictures of one thing usually are, for concepts of a single picture.
     """
-    table = np.empty((len(references), len(references)), np.float64)
+    table = _mean_cosines(references)
     for row, one in enumerate(references):
-        for column, other in enumerate(references):
-            table[row, column] = (one @ other.T).mean()
-        if not self_pairs:
-            others = ~np.eye(len(one), dtype=np.bool_)
-            table[row, row] = (one @ one.T)[others].mean() if len(one) > 1 else np.nan
+        others = ~np.eye(len(one), dtype=np.bool_)
+        table[row, row] = (one @ one.T)[others].mean() if len(one) > 1 else usual
     return table
+
+
+def true_similarity_released(references: Sequence[FloatArray]) -> Scores:
+    """`true_similarity` as MuDI's released code computes it: pictures are compared with themselves too, which makes
+    the diagonal too large.
+    """
+    return _mean_cosines(references)
 
 
 def detect_and_compare(detected: Scores, true: Scores) -> float:
     """MuDI's Detect-and-Compare with one-to-one matching: 1 is free of mixing, 0 a wrong number of things, or worse.
 
-    1 less the root mean square of S_DC - S_GT, not below 0: how far each detected thing is from being as like each of
-    the concepts as the concept it stands for is. It is the Frobenius norm over the square root of the number of
-    entries, so that sets of two and of three concepts have one scale; MuDI's norm is not normalised (see
-    `detect_and_compare_released`).
+    1 less the Frobenius norm of S_DC - S_GT over the root of the number of concepts, not below 0: how far each detected
+    thing is from being as like each of the concepts as the concept it stands for is. So normalised, sets of two and of
+    three concepts have one scale: things that are like no concept score 1 less what the concepts are like themselves.
+    MuDI's norm is not normalised (see `detect_and_compare_released`).
 
     Args:
         detected: (N, K) cosines of detected things with the concepts.
-        true: (K, K) S_GT without self-pairs; NaN entries are left out.
+        true: (K, K) S_GT without self-pairs.
 
     Raises:
-        ValueError: a table of another shape, or one of NaN alone.
+        ValueError: a table of another shape.
     """
     _require_square(detected, true)
     if len(detected) != len(true):
         return 0.0
     difference = detected[match(detected.T)] - true
-    known = ~np.isnan(true)
-    if not known.any():
-        raise ValueError("nothing is known of how alike the concepts are: expected two concepts or more")
-    return max(0.0, 1 - float(np.sqrt((difference[known] ** 2).mean())))
+    return max(0.0, 1 - float(np.linalg.norm(difference)) / math.sqrt(len(true)))
 
 
 def detect_and_compare_released(detected: Scores, true: Scores) -> float:
     """Detect-and-Compare as MuDI's released code computes it (agwmon/MuDI, detect_and_compare/demo.ipynb).
 
     1 less the spectral norm of S_DC - S_GT, not normalised, so it can be negative; 0 for a wrong number. Concepts in
-    their order take the likest thing that is left. `true` is with self-pairs.
+    their order take the likest thing that is left. `true` is `true_similarity_released`.
 
     Raises:
         ValueError: a table of another shape.
@@ -208,6 +211,10 @@ def copy_similarity(image: Pixels, pictures: Iterable[Pixels]) -> float:
     if not found:
         raise ValueError("no pictures to compare with: expected one or more")
     return max(found)
+
+
+def _mean_cosines(references: Sequence[FloatArray]) -> Scores:
+    return np.array([[(one @ other.T).mean() for other in references] for one in references], np.float64)
 
 
 def _contrast(pixels: Pixels) -> Scores:

@@ -22,7 +22,7 @@ class References:
 
     Attributes:
         subjects: (R, D) by subject: crops of its true masks, grey outside.
-        places: (R, D) by place: pictures with the subjects greyed out.
+        places: (R, D) by place: pictures with the subjects' boxes greyed out.
         pictures: (R, D) of the whole pictures.
     """
 
@@ -107,11 +107,13 @@ def _crops(one: BenchmarkSet, concept: TrueConcept, without: str | None) -> list
 
 
 def _behind(one: BenchmarkSet, picture: Picture) -> Pixels:
-    """A picture with its subjects' pixels grey."""
+    """A picture with its subjects' boxes grey, as what is detected in an image is greyed (`find_candidates`)."""
     behind = picture.pixels.copy()
     for subject in one.subjects:
-        if subject.name in picture.masks:
-            behind[picture.masks[subject.name]] = GREY
+        mask = picture.masks.get(subject.name)
+        if mask is not None and mask.any():
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            behind[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = GREY
     return behind
 
 

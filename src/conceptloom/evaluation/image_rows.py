@@ -32,7 +32,8 @@ METRICS: Mapping[str, str] = {
     "relation true": "share of images in which the asked relation holds; false where one of the two is missing",
     "relation chance": "how often it would hold between a subject and an object of different images",
     "relation above chance": "the difference of the two",
-    "mixing": "Detect-and-Compare with one-to-one matching and no self-pairs; 1 is free of mixing",
+    "mixing": "Detect-and-Compare with one-to-one matching and no self-pairs; 1 is free of mixing, things like no"
+    " concept score 1 less the identity that is usual in real pictures",
     "mixing (released)": "Detect-and-Compare as MuDI's released code computes it",
     "SIM^C": "cosine of images with the set's pictures where all its subjects are asked for",
     "text": "cosine of an image with its prompt in class words",

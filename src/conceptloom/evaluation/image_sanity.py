@@ -1,6 +1,6 @@
-"""What every image metric says of real pictures, its ceiling, and of pictures of the wrong things, its floor.
+"""What every image metric says of real pictures, and of pictures of the wrong things.
 
-Both come from the benchmark alone. A metric whose ceiling and floor do not differ measures nothing. Where they differ
+Both come from the benchmark alone. A metric by which the two do not differ measures nothing. Where they differ
 tells from what similarity on a concept can be said to be there.
 """
 
@@ -109,7 +109,7 @@ def stranger(sets: Sequence[BenchmarkSet], position: int) -> BenchmarkSet:
 
 
 def sanity_rows(scores: Sequence[ImageScore]) -> dict[str, tuple[MetricRow | None, MetricRow | None]]:
-    """Each metric's ceiling and floor: over real pictures, and over those of wrong subjects."""
+    """Each metric over real pictures, and over those of wrong subjects."""
     rows = image_rows(scores, lambda score, _: score.method)
     real, wrong = rows.get(REAL, {}), rows.get(WRONG, {})
     return {metric: (real.get(metric), wrong.get(metric)) for metric in dict.fromkeys([*real, *wrong])}

@@ -1,4 +1,4 @@
-"""Tables of images: metrics by method between ceiling and floor, by group and kind of prompt; forced choice."""
+"""Tables of images: metrics by method beside real and wrong pictures, by group and kind of prompt; forced choice."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
         title="Images",
         note="Means with 95 % bootstrap intervals, over nouns for what is a concept's (scenes where all is of one noun)"
         " and over scenes for the rest; the last column says over how many."
-        f" '{REAL}': {real}, the ceiling; '{WRONG}': the same of another set, the floor. {meanings}. Drift: how much"
+        f" '{REAL}': {real}: right answers that repeat no picture, so"
+        f" what is like the pictures learned from (SIM^C, place likeness, copies) can be above it. '{WRONG}': the same"
+        f" of another set, the floor. {meanings}. Drift: how much"
         " the base model's loss on its own images of other nouns rose.",
         columns=(*columns, "resampled"),
         rows=tuple(found),

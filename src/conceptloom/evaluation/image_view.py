@@ -29,6 +29,7 @@ from conceptloom.evaluation.image_metrics import (
     prototype_rank,
     similarities,
     true_similarity,
+    true_similarity_released,
 )
 from conceptloom.evaluation.image_references import Prototypes, References, drawing
 from conceptloom.evaluation.relations import Box, relation_holds
@@ -50,12 +51,14 @@ class ImageJudge:
         features: says how alike two pictures are.
         prototypes: of all subjects of the benchmark, in these features.
         present_from: identity from which a concept is said to be there (`image_sanity.presence_threshold`).
+        usual_identity: the median identity of real pictures: how alike two pictures of one thing usually are.
     """
 
     looker: Looker | None
     features: FeatureJudge
     prototypes: Prototypes
     present_from: float
+    usual_identity: float
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,8 @@ class ImageView:
         detected = self._own[:, rows].T
         own = [self.found.subjects[subject.name] for subject in self.subjects]
         return (
-            detect_and_compare(detected, true_similarity(own, self_pairs=False)),
-            detect_and_compare_released(detected, true_similarity(own, self_pairs=True)),
+            detect_and_compare(detected, true_similarity(own, self.judge.usual_identity)),
+            detect_and_compare_released(detected, true_similarity_released(own)),
         )
 
     def place_likeness(self) -> float | None:

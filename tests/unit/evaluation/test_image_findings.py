@@ -77,9 +77,19 @@ def unit(name: str, method: MethodName, seed: int, grey: int, images: int = 2) -
 
 
 def test_the_threshold_has_equal_error_rates_on_the_benchmarks_own_ceiling_and_floor(bench: Bench) -> None:
-    real, wrong = identities(bench.sanity, REAL), identities(bench.sanity, WRONG)
+    # Calibrated on one composed picture a prompt, the first of those that are measured.
+    first = [score for score in bench.sanity if score.index == 0]
+    real, wrong = identities(first, REAL), identities(first, WRONG)
+    assert bench.judge.usual_identity == float(np.median(real))
     assert bench.judge.present_from == presence_threshold(real, wrong)
     assert len({*real, *wrong}) > 10
+
+
+def test_real_pictures_and_wrong_subjects_have_a_diversity(bench: Bench) -> None:
+    for method in (REAL, WRONG):
+        distances = [score.distance for score in bench.sanity if score.method == method]
+        assert distances
+        assert None not in distances
 
 
 def test_the_judge_is_known_by_its_weights(bench: Bench, folder: Path, tmp_path: Path) -> None:
@@ -182,7 +192,7 @@ def reds(*cosines: float, seed: int = 0, method: MethodName = "paper", index: in
 def eye() -> Bench:
     """Looks at colours."""
     found = {one.name: references(one, ColourFeatures()) for one in COLOURED.sets}
-    judge = ImageJudge(None, ColourFeatures(), prototypes(COLOURED, found), 0.5)
+    judge = ImageJudge(None, ColourFeatures(), prototypes(COLOURED, found), 0.5, 1.0)
     return Bench("colours", "colours-0-windows", judge, found, (), False)
 
 

@@ -23,6 +23,7 @@ from conceptloom.evaluation.image_metrics import (
     similarities,
     top_accuracy,
     true_similarity,
+    true_similarity_released,
 )
 from conceptloom.scenes.backgrounds import load_photos, photo_crop
 from conceptloom.scenes.composer import SceneRules, compose
@@ -76,15 +77,15 @@ def test_similarities_with_no_candidate_have_no_column() -> None:
 
 def test_references_alone_give_their_own_similarity() -> None:
     references = [np.stack([at(0), at(60)]), at(90)[None]]
-    with_self = true_similarity(references, self_pairs=True)
     crossed = (0 + np.cos(np.radians(30))) / 2
-    assert with_self == pytest.approx(np.array([[(1 + 1 + 0.5 + 0.5) / 4, crossed], [crossed, 1]]))
+    expected = np.array([[(1 + 1 + 0.5 + 0.5) / 4, crossed], [crossed, 1]])
+    assert true_similarity_released(references) == pytest.approx(expected)
 
 
-def test_without_self_pairs_a_single_picture_says_nothing_of_itself() -> None:
-    table = true_similarity([np.stack([at(0), at(60)]), at(90)[None]], self_pairs=False)
-    assert table[0, 0] == pytest.approx(0.5)
-    assert np.isnan(table[1, 1])
+def test_without_self_pairs_a_concept_is_as_like_itself_as_its_pictures_are_or_as_is_usual() -> None:
+    references = [np.stack([at(0), at(60)]), at(90)[None]]
+    crossed = (0 + np.cos(np.radians(30))) / 2
+    assert true_similarity(references, 0.7) == pytest.approx(np.array([[0.5, crossed], [crossed, 0.7]]))
 
 
 def test_the_concepts_themselves_are_free_of_mixing_in_any_order() -> None:
@@ -101,10 +102,10 @@ def test_a_wrong_count_scores_zero() -> None:
         assert detect_and_compare_released(np.full((count, 2), 0.5), true) == 0.0
 
 
-def test_mixing_is_the_root_mean_square_of_the_differences() -> None:
+def test_mixing_is_the_norm_of_the_differences_over_the_root_of_the_concepts() -> None:
     true = np.array([[1.0, 0.2], [0.2, 1.0]])
     detected = np.array([[1.0, 0.5], [0.6, 1.0]])
-    assert detect_and_compare(detected, true) == pytest.approx(1 - np.sqrt((0.3**2 + 0.4**2) / 4))
+    assert detect_and_compare(detected, true) == pytest.approx(1 - np.sqrt((0.3**2 + 0.4**2) / 2))
 
 
 def test_the_released_variant_takes_the_spectral_norm_without_normalising() -> None:
@@ -112,12 +113,17 @@ def test_the_released_variant_takes_the_spectral_norm_without_normalising() -> N
     assert detect_and_compare_released(true - np.diag([0.1, 0.4]), true) == pytest.approx(1 - 0.4)
 
 
-def test_entries_of_which_nothing_is_known_are_left_out() -> None:
-    true = np.array([[np.nan, 0.2], [0.2, np.nan]])
-    detected = np.array([[0.4, 0.5], [0.2, 0.4]])
-    assert detect_and_compare(detected, true) == pytest.approx(1 - np.sqrt(0.3**2 / 2))
-    with pytest.raises(ValueError, match="nothing is known"):
-        detect_and_compare(np.ones((1, 1)), np.array([[np.nan]]))
+@pytest.mark.parametrize("count", [2, 3])
+def test_things_that_are_like_no_concept_score_what_real_ones_lack_however_many(count: int) -> None:
+    true = true_similarity([one[None] for one in AXES[:count]], 0.7)
+    assert detect_and_compare(np.zeros((count, count)), true) == pytest.approx(1 - 0.7)
+    assert detect_and_compare(0.7 * np.eye(count), true) == pytest.approx(1.0)
+
+
+def test_a_wrong_subject_scores_below_a_real_one_that_is_half_mixed() -> None:
+    true = true_similarity([AXES[:1], AXES[1:2]], 0.8)
+    wrong, mixed = np.full((2, 2), 0.1), np.array([[0.6, 0.3], [0.3, 0.6]])
+    assert detect_and_compare(wrong, true) < 0.35 < 0.6 < detect_and_compare(mixed, true)
 
 
 def test_released_rows_are_taken_greedily_where_ours_are_taken_together() -> None:
@@ -130,10 +136,10 @@ def test_released_rows_are_taken_greedily_where_ours_are_taken_together() -> Non
 
 
 def test_one_thing_drawn_twice_is_mixing_though_each_is_like_a_concept() -> None:
-    true = true_similarity([AXES[:1], AXES[1:2]], self_pairs=False)
-    twice = np.array([[1.0, 0.0], [1.0, 0.0]])
-    assert detect_and_compare(twice, true) == pytest.approx(1 - np.sqrt(1 / 2))
-    assert detect_and_compare(np.eye(2), true) == 1.0
+    true = true_similarity([AXES[:1], AXES[1:2]], 0.8)
+    twice = np.array([[0.8, 0.0], [0.5, 0.0]])
+    assert detect_and_compare(twice, true) == pytest.approx(1 - np.sqrt((0.5**2 + 0.8**2) / 2))
+    assert detect_and_compare(0.8 * np.eye(2), true) == 1.0
 
 
 def test_mixing_is_never_below_a_wrong_count() -> None:

@@ -42,6 +42,15 @@ def test_a_place_is_its_picture_without_the_subjects() -> None:
     assert found.places == {"shore": pytest.approx(np.array([[0, 0, 1]]))}
 
 
+def test_a_subject_leaves_its_box_out_of_its_place_as_a_detected_thing_does() -> None:
+    corner = np.zeros((40, 40), np.bool_)
+    corner[10:20, 2] = corner[10, 2:12] = True  # only two edges of the red box
+    bare = replace(BOTH, masks={**BOTH.masks, "cat": corner})
+    assert references(one_set(bare), ColourFeatures()).places == {
+        "shore": pytest.approx(np.array([[0, 0, 1]]))
+    }
+
+
 def test_a_subject_in_two_pictures_has_two_references() -> None:
     found = references(one_set(BOTH, ALONE), ColourFeatures())
     assert found.subjects["cat"] == pytest.approx(np.array([[1, 0, 0], np.array([1, 1, 0]) / np.sqrt(2)]))

@@ -87,7 +87,7 @@ def scores() -> list[ImageScore]:
     looker = TrueLooker([scene for own in scenes.values() for scene in own.values()])
     features = SmallLab()
     found = {one.name: references(one, features) for one in made.sets}
-    judge = ImageJudge(looker, features, prototypes(made, found), 0.5)
+    judge = ImageJudge(looker, features, prototypes(made, found), 0.5, 0.8)
     return sanity_scores(made, composed(made, PROMPTS, 2), found, judge)
 
 
@@ -157,7 +157,7 @@ def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
     made = Benchmark("builtin", "dev", (benchmark().sets[5], benchmark().sets[0]))
     features = SmallLab()
     found = {one.name: references(one, features) for one in made.sets}
-    judge = ImageJudge(None, features, prototypes(made, found), 0.5)
+    judge = ImageJudge(None, features, prototypes(made, found), 0.5, 0.8)
     answers = own_pictures(made)
     real = {
         (score.prompt, name): identity
@@ -184,7 +184,7 @@ def test_a_set_without_a_stranger_is_refused() -> None:
     twin = BenchmarkSet("twin", one.pictures, one.concepts, one.contains, one.prompts, one.place_type)
     made, features = Benchmark("own", "own", (one, twin)), SmallLab()
     found = {each.name: references(each, features) for each in made.sets}
-    judge = ImageJudge(None, features, prototypes(made, found), 0.5)
+    judge = ImageJudge(None, features, prototypes(made, found), 0.5, 0.8)
     with pytest.raises(DataError, match="shares a subject"):
         sanity_scores(made, own_pictures(made), found, judge)
 

@@ -56,11 +56,12 @@ def judged(
     features: FeatureJudge | None = None,
     one: BenchmarkSet | None = None,
     present_from: float = 0.8,
+    usual: float = 1.0,
 ) -> list[ImageScore]:
     one, features = one or one_set(), features or ColourFeatures()
     found = references(one, features)
     judge = ImageJudge(
-        looker, features, prototypes(Benchmark("own", "own", (one,)), {one.name: found}), present_from
+        looker, features, prototypes(Benchmark("own", "own", (one,)), {one.name: found}), present_from, usual
     )
     return score_pictures(
         one, {(0, i): image for i, image in enumerate(images)}, [prompt], found, judge, "paper"
@@ -269,8 +270,17 @@ def test_the_same_subject_twice_is_mixing(looker: PlantedLooker) -> None:
     image = looker.tell(
         paint(("red", LEFT), ("red", RIGHT)), ("cat/noto", LEFT, 0.9), ("cat/noto", RIGHT, 0.9)
     )
-    # One of the two off-diagonal entries is 1 where it should be 0; single pictures say nothing of the diagonal.
-    assert score(PAIR, image, looker).mixing == pytest.approx(1 - np.sqrt(1 / 2))
+    # One cat too many is 1 like a cat where it should be 0, and 0 like a dog where .8 is usual.
+    assert score(PAIR, image, looker, usual=0.8).mixing == pytest.approx(
+        1 - np.sqrt((0.2**2 + 0.8**2 + 1**2) / 2)
+    )
+
+
+def test_wrong_subjects_in_the_right_number_are_mixing(looker: PlantedLooker) -> None:
+    image = looker.tell(
+        paint(("blue", LEFT), ("blue", RIGHT)), ("horse/noto", LEFT, 0.9), ("horse/noto", RIGHT, 0.9)
+    )
+    assert score(PAIR, image, looker, usual=0.7).mixing == pytest.approx(0.3)
 
 
 def test_a_thing_too_many_or_too_few_is_a_wrong_count(looker: PlantedLooker) -> None:
@@ -413,7 +423,9 @@ def test_an_image_of_which_nothing_can_be_told_has_no_score() -> None:
 def test_a_units_scores_know_where_they_come_from(looker: PlantedLooker) -> None:
     one, features = one_set(), ColourFeatures()
     found = references(one, features)
-    judge = ImageJudge(looker, features, prototypes(Benchmark("own", "own", (one,)), {"one": found}), 0.5)
+    judge = ImageJudge(
+        looker, features, prototypes(Benchmark("own", "own", (one,)), {"one": found}), 0.5, 1.0
+    )
     images = {(prompt, index): paint(("red", LEFT)) for prompt in (0, 1, 2) for index in (0, 1, 2)}
     result = UnitResult(UnitKey("one", "fixed", 3, "quick"), (), images, {})
     scores = score_images(one, result, (PLAIN, PAIR), found, judge, num_images=2)
