@@ -146,7 +146,8 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
         if one.num_pictures < 2 or one.place is None or one.shares_a_concept or not one.shown:
             continue
         transfers, meetings = found.prompts("transfer"), found.prompts("interaction")
-        asked = [len(one.prompts), *transfers[:1], *meetings[:1], *transfers[1:2]]
+        # Of a prompt that was not drawn, as in a smoke run, the place stays empty.
+        asked = [len(one.prompts), _nth(transfers, 0), _nth(meetings, 0), _nth(transfers, 1)]
         images = [_image_tile(found, found.ours, number, album) for number in asked]
         if any(tile.picture for tile in images):
             tiles = [
@@ -414,7 +415,13 @@ def _tile(album: Album, pixels: Pixels | None, caption: str = "") -> Tile:
     return Tile(picture=None, caption=caption) if pixels is None else album.add(pixels, caption)
 
 
-def _image_tile(found: SetResults, method: str, number: int, album: Album, index: int = 0) -> Tile:
+def _nth(numbers: Sequence[int], place: int) -> int | None:
+    return numbers[place] if place < len(numbers) else None
+
+
+def _image_tile(found: SetResults, method: str, number: int | None, album: Album, index: int = 0) -> Tile:
+    if number is None:
+        return Tile(picture=None)
     return _tile(album, found.image(method, number, index), found.one.prompt(number).text)
 
 

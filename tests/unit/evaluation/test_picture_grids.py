@@ -109,6 +109,20 @@ def test_figure_one_shows_sets_of_two_pictures_with_own_background_stranger_and_
     assert near(pixels(grid, album, 0, 3), colour("paper", 3, 0))
 
 
+def test_figure_one_leaves_the_place_of_a_prompt_empty_that_was_not_drawn() -> None:
+    (found,) = (one for one in results() if one.one.name == "dev-002")
+    ours = found.units["paper"]
+    shown = len(found.one.prompts)
+    few = replace(ours, images={place: ours.images[place] for place in ((0, 0), (1, 0), (shown, 0))})
+    album = Album()
+    grid = two_pictures_grid([replace(found, units={"paper": few})], album)
+    assert grid is not None
+    tiles = dict(zip(grid.columns, grid.rows[0].tiles, strict=True))
+    assert tiles["A's subject there"].picture is None
+    assert tiles["both there"].picture is None
+    assert tiles["both together"].caption == found.one.prompts[1].text
+
+
 def test_figure_four_has_the_papers_seven_rows() -> None:
     album = Album()
     grid = seven_rows_grid(results(), album)
