@@ -126,13 +126,15 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
 def parts_report_table(rows: Sequence[PartRow]) -> Table:
     """Table "Parts" as the report holds it; image columns are those that some row has."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row.images))
+    hours = sum({row.run: row.work for row in rows}.values()) / 3600
     return Table(
         key="parts",
         title="Parts: one switch at a time",
         note="IoU of subjects and backgrounds at the end, 95 % bootstrap intervals over nouns; differences to paper on"
         " the same scene and concept, intervals over scenes. Rows whose switch is the preset are paper's own runs."
         " Refused: masks that the rescue rules refused, of all that were made. Collapsed: scenes whose last masks hold"
-        " an empty, full or doubled one. Seconds: learning a scene, to stage 3 or 4.",
+        " an empty, full or doubled one. Seconds: learning a scene, to stage 3 or 4. All runs, paper's own among them,"
+        f" took {hours:.1f} hours of one worker.",
         columns=(
             "subjects",
             "less paper",

@@ -86,6 +86,7 @@ class PartMasks:
         rescues: how many of them were refused.
         collapsed: scenes whose last masks hold an empty, full or doubled one.
         seconds: mean wall time of learning a scene.
+        work: seconds that all runs took, learning and drawing.
     """
 
     scored: tuple[ScoredMask, ...]
@@ -94,6 +95,7 @@ class PartMasks:
     rescues: int
     collapsed: int
     seconds: float
+    work: float
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,21 @@ class PartRow:
     Attributes:
         name: the part's.
         title: the part's.
+        run: name of the part whose runs these are (`run_of`).
         subjects: mean IoU of the subjects' final masks, resampled by noun; None where there is none.
         places: the same of backgrounds and patterns.
         subjects_change: IoU less that of `paper`, mask by mask, resampled by scene; None for `paper` itself.
         places_change: the same of backgrounds and patterns.
         subject_masks: how many masks `subjects` is the mean of.
         place_masks: the same of `places`.
-        scenes, updates, rescues, collapsed, seconds: see `PartMasks`.
+        scenes, updates, rescues, collapsed, seconds, work: see `PartMasks`.
         stages: after which its runs ended, 3 or 4: what `seconds` is the time of.
         images: scores of the images it drew, by metric; empty where nothing was drawn.
     """
 
     name: str
     title: str
+    run: str
     subjects: Interval | None
     places: Interval | None
     subjects_change: Interval | None
@@ -127,6 +131,7 @@ class PartRow:
     rescues: int
     collapsed: int
     seconds: float
+    work: float
     stages: int
     images: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -213,7 +218,7 @@ def part_masks(
     sets = {one.name: one for one in benchmark.sets}
     scored: list[ScoredMask] = []
     updates = rescues = num_collapsed = 0
-    seconds = []
+    seconds, work = [], 0.0
     for result in results:
         one = sets[result.key.set]
         if part == CRF_AT_END:
@@ -226,9 +231,10 @@ def part_masks(
         rescues += sum(len(record.rescued) for record in result.masks)
         num_collapsed += any(record.collapsed for record in final)
         seconds.append(result.seconds["learn"])
+        work += sum(result.seconds.values())
     if not seconds:
         raise ValueError(f"part '{part.name}' has no unit to look at: run it first")
-    return PartMasks(tuple(scored), len(seconds), updates, rescues, num_collapsed, fmean(seconds))
+    return PartMasks(tuple(scored), len(seconds), updates, rescues, num_collapsed, fmean(seconds), work)
 
 
 def parts_table(
@@ -284,6 +290,7 @@ def part_row(
     return PartRow(
         name=part.name,
         title=part.title,
+        run=run_of(part).name,
         subjects=subjects.iou if subjects else None,
         places=places.iou if places else None,
         subjects_change=_change(masks, paper, lambda mask: not mask.is_place),
@@ -295,6 +302,7 @@ def part_row(
         rescues=masks.rescues,
         collapsed=masks.collapsed,
         seconds=masks.seconds,
+        work=masks.work,
         stages=4 if run_of(part).generates else 3,
         images=dict(images),
     )

@@ -208,6 +208,7 @@ def test_planted_scores_come_back_as_means_and_votes() -> None:
 PAPER = PartRow(
     name="paper",
     title="paper",
+    run="paper",
     subjects=Interval(0.8, 0.7, 0.9),
     places=Interval(0.6, 0.5, 0.7),
     subjects_change=None,
@@ -219,6 +220,7 @@ PAPER = PartRow(
     rescues=3,
     collapsed=1,
     seconds=1234.6,
+    work=7200.0,
     stages=4,
     images={"identity": Interval(0.5, 0.4, 0.6)},
 )
@@ -226,6 +228,8 @@ NO_CRF = replace(
     PAPER,
     name="no-crf",
     title="no CRF",
+    run="no-crf",
+    work=1800.0,
     subjects_change=Interval(-0.2, -0.3, -0.1),
     places=None,
     stages=3,
@@ -247,6 +251,11 @@ def test_a_row_of_the_parts_holds_its_numbers_under_their_heads() -> None:
         "stages": 3,
     }
     assert {column: cell(table, "no CRF", column) for column in told} == told
+
+
+def test_the_note_of_the_parts_tells_the_hours_of_all_runs_each_once() -> None:
+    at_end = replace(NO_CRF, name="crf-at-end", title="CRF only at the end")
+    assert "took 2.5 hours of one worker" in parts_report_table([PAPER, NO_CRF, at_end]).note
 
 
 def test_differences_to_paper_stand_behind_what_they_are_of() -> None:

@@ -260,6 +260,7 @@ def test_rescues_count_on_the_way_collapses_at_the_end_and_seconds_are_of_learni
     # each first mask of the pet was rescued as well
     assert (found.scenes, found.updates, found.rescues, found.collapsed) == (2, 8, 4, 1)
     assert found.seconds == 20.0
+    assert found.work == 10.0 + 30.0 + 2 * 1000.0  # and drawing
 
 
 def test_the_crf_at_the_end_is_scored_and_counted_as_one_more_update() -> None:
@@ -317,6 +318,12 @@ def test_the_table_has_the_rows_whose_units_are_done_in_the_parts_order(units: P
         **dict.fromkeys(rows, 2),
         **dict.fromkeys(["no-crf", "crf-at-end", "joint-lora"], 1),
     }
+
+
+def test_a_row_says_whose_runs_it_is_of(units: Path) -> None:
+    runs = {row.name: row.run for row in parts_table(SQUARES, SIZE, units, CONFIG)}
+    assert runs["crf-at-end"] == runs["no-crf"] == "no-crf"
+    assert runs["every-20"] == "paper"
 
 
 def test_papers_own_units_are_compared_with_nothing_and_others_with_paper(units: Path) -> None:
