@@ -44,8 +44,6 @@ CONCEPTS = 120
 """As many as the paper's: 60 scenes of two."""
 MIN_AREA = 0.15
 """Least share of the square that a segment covers (Break-A-Scene)."""
-EXCLUDED = frozenset({"orange", "banana", "broccoli", "carrot", "zebra", "giraffe"})
-"""Classes whose members are hard to tell from each other (Break-A-Scene)."""
 MAX_OTHERS = 0.1
 """Most that other instances of a segment's class may cover, as a share of the segment."""
 PERSON = "person"

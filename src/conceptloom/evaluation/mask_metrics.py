@@ -5,7 +5,7 @@ Axis legend: K concepts, H W pixels, h w latent cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +50,6 @@ class OracleMasks:
 
     refined: BoolArray
     unrefined: BoolArray
-
-
-@dataclass(frozen=True)
-class IoUCurve:
-    """IoU of one concept's mask by mask update, from the initial masks on, in one run on one scene."""
-
-    scene: str
-    concept: str
-    values: tuple[float, ...]
 
 
 def mask_iou(predicted: BoolArray, truth: BoolArray) -> FloatArray:
@@ -182,24 +173,6 @@ def swapped(predicted: BoolArray, truth: BoolArray) -> bool:
     gain[(gain <= 0) & ~np.eye(count, dtype=np.bool_)] = -count
     _, assigned = linear_sum_assignment(gain, maximize=True)
     return bool((assigned != np.arange(count)).any())
-
-
-def final_minus_initial(curves: Iterable[IoUCurve]) -> tuple[FloatArray, tuple[str, ...]]:
-    """Last minus first IoU of every curve (N,), and the scene of each (N,): what `cluster_bootstrap` takes.
-
-    Several concepts and seeds of one scene share its cluster.
-
-    Raises:
-        ValueError: for a curve without values.
-    """
-    curves = tuple(curves)
-    for curve in curves:
-        if not curve.values:
-            raise ValueError(
-                f"concept '{curve.concept}' of scene '{curve.scene}' has no IoU: expected one or more"
-            )
-    differences = np.array([curve.values[-1] - curve.values[0] for curve in curves], np.float64)
-    return differences, tuple(curve.scene for curve in curves)
 
 
 def _boundary(masks: BoolArray, dilation_ratio: float) -> BoolArray:

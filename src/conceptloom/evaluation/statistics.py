@@ -98,15 +98,6 @@ def paired_cluster_bootstrap(
     return cluster_bootstrap(a - b, clusters, repeats=repeats, seed=seed, level=level)
 
 
-def wilson(successes: int, trials: int, level: float = LEVEL) -> Interval:
-    """Share of successes with Wilson's score interval (1927), for independent trials.
-
-    Raises:
-        ValueError: for no trials, successes outside 0..trials, or a level outside (0, 1).
-    """
-    return _proportion(successes, trials, level, "wilson", "two-sided")
-
-
 def clopper_pearson(successes: int, trials: int, level: float = LEVEL, side: Side = "two-sided") -> Interval:
     """Share of successes with the exact interval of Clopper and Pearson (1934), for independent trials.
 
@@ -120,8 +111,16 @@ def clopper_pearson(successes: int, trials: int, level: float = LEVEL, side: Sid
     Raises:
         ValueError: for no trials, successes outside 0..trials, or a level outside (0, 1).
     """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(
+            f"{successes} successes in {trials} trials: expected 1 or more trials and 0 to as many successes"
+        )
+    _require_level(level)
+    # scipy names the alternative whose test the interval inverts: "less" is bounded above only.
     alternative: dict[Side, Alternative] = {"two-sided": "two-sided", "upper": "less", "lower": "greater"}
-    return _proportion(successes, trials, level, "exact", alternative[side])
+    test = stats.binomtest(successes, trials, alternative=alternative[side])
+    ends = test.proportion_ci(level, method="exact")
+    return Interval(successes / trials, float(ends.low), float(ends.high))
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -252,20 +251,6 @@ def _percentiles(draws: FloatArray, level: float) -> tuple[FloatArray, FloatArra
     _require_level(level)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def _proportion(
-    successes: int, trials: int, level: float, method: Literal["wilson", "exact"], alternative: Alternative
-) -> Interval:
-    """scipy names the alternative hypothesis whose test the interval inverts: "less" is bounded above only."""
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(
-            f"{successes} successes in {trials} trials: expected 1 or more trials and 0 to as many successes"
-        )
-    _require_level(level)
-    test = stats.binomtest(successes, trials, alternative=alternative)
-    ends = test.proportion_ci(level, method=method)
-    return Interval(successes / trials, float(ends.low), float(ends.high))
 
 
 def _require_level(level: float) -> None:

@@ -19,7 +19,6 @@ from conceptloom.evaluation.benchmark import PROMPT_KINDS
 from conceptloom.evaluation.coco_format import load_benchmark, open_coco, write_benchmark
 from conceptloom.evaluation.coco_selection import (
     CLASSES,
-    EXCLUDED,
     KNOWN,
     Scene,
     Segment,
@@ -30,7 +29,9 @@ from conceptloom.evaluation.coco_selection import (
 from conceptloom.pictures import write_png
 from conceptloom.seeding import numpy_generator
 
-NAMES = [*CLASSES, *sorted(EXCLUDED), "person", "pizza"]
+EXCLUDED = ("orange", "banana", "broccoli", "carrot", "zebra", "giraffe")
+"""By Break-A-Scene: their members cannot be told apart."""
+NAMES = [*CLASSES, *EXCLUDED, "person", "pizza"]
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels."""
 
@@ -121,7 +122,7 @@ def test_a_wide_segment_that_is_mostly_outside_of_the_square_does_not_count(fold
     assert folder.scenes() == []
 
 
-@pytest.mark.parametrize("noun", [*sorted(EXCLUDED), "pizza"])
+@pytest.mark.parametrize("noun", [*EXCLUDED, "pizza"])
 def test_classes_that_are_excluded_or_not_ours_give_no_concepts(folder: CocoFolder, noun: str) -> None:
     folder.add(("dog", LEFT), (noun, RIGHT))
     assert folder.scenes() == []
@@ -129,7 +130,7 @@ def test_classes_that_are_excluded_or_not_ours_give_no_concepts(folder: CocoFold
 
 def test_none_of_our_eleven_classes_is_excluded_or_a_person() -> None:
     assert len(CLASSES) == 11
-    assert EXCLUDED.isdisjoint(CLASSES)
+    assert CLASSES.keys().isdisjoint(EXCLUDED)
     assert "person" not in CLASSES
 
 

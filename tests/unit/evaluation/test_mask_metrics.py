@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from conceptloom.evaluation.mask_metrics import (
-    IoUCurve,
     MaskScore,
     boundary_iou,
-    final_minus_initial,
     mask_iou,
     oracle_masks,
     score_mask,
@@ -362,28 +360,3 @@ def test_swapped_is_a_ring_in_the_graph_of_who_overlaps_whom_more_than_its_own(
 def test_swapped_refuses_different_numbers_of_subjects() -> None:
     with pytest.raises(ValueError, match="expected one"):
         swapped(_of(BOX, BOX), _of(BOX, BOX, BOX))
-
-
-CURVES = (
-    IoUCurve("scene-0", "first", (0.25, 0.9, 0.75)),
-    IoUCurve("scene-0", "second", (0.5, 0.25)),
-    IoUCurve("scene-1", "first", (0.5,)),
-)
-
-
-def test_the_last_value_less_the_first_goes_with_its_scene() -> None:
-    differences, scenes = final_minus_initial(CURVES)
-    np.testing.assert_array_equal(differences, [0.5, -0.25, 0.0])
-    assert scenes == ("scene-0", "scene-0", "scene-1")
-
-
-def test_final_minus_initial_is_what_the_cluster_bootstrap_takes() -> None:
-    interval = cluster_bootstrap(*final_minus_initial(iter(CURVES)))
-    assert interval.value == pytest.approx(0.25 / 3)
-    assert interval.low == pytest.approx(0.0)
-    assert interval.high == pytest.approx(0.125)
-
-
-def test_a_curve_without_values_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="'second' of scene 'scene-7'"):
-        final_minus_initial([IoUCurve("scene-7", "second", ())])
