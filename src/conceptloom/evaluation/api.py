@@ -190,6 +190,9 @@ class EvaluationJob:
             margin = None if judged is None else judged.margin
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
+            if bench.unknown:
+                rates = ", ".join(f"{share:.3f} of {kind}" for kind, share in bench.unknown.items())
+                judge += f"; says unknown of no more than {rates} drawings"
         missing = self.missing_margin
         return {
             **({} if missing is None else {FORCED_CHOICE: missing}),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -34,13 +35,15 @@ from conceptloom.evaluation.statistics import Interval
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
 from conceptloom.judges.detector import JUDGES, JudgeName, judge_folder, load_judge
 from conceptloom.judges.features import BuiltinFeatures, load_feature_judge
-from conceptloom.judges.networks import WEIGHTS
+from conceptloom.judges.networks import DESCRIPTION, WEIGHTS
 
 EXAMINER: JudgeName = "examiner"
 PART_METRICS = ("identity", "overall")
 """Columns of images in table "Parts"."""
 CALIBRATION_SETS = 20
 CALIBRATION_PROMPTS = 10
+SPOILED = ("fused", "swirled", "crossfaded")
+"""Kinds of damage by which learned concepts that mix look spoiled (`basemodel.damage`)."""
 REAL_PICTURES = 2
 """Composed for each prompt, so that the diversity of real pictures can be told."""
 
@@ -56,6 +59,8 @@ class Bench:
         found: references by set.
         sanity: its scores of real pictures and of wrong subjects.
         composed: whether those real pictures are composed anew, or the sets' own ones.
+        unknown: of `SPOILED` drawings, the share that the detector says "unknown" of, as measured when it was trained;
+            empty where there is no detector or it does not tell.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Bench:
     found: Mapping[str, References]
     sanity: tuple[ImageScore, ...]
     composed: bool
+    unknown: Mapping[str, float] = field(default_factory=dict)
 
 
 def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path | None = None) -> Bench:
@@ -101,7 +107,9 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     else:
         judge = _calibrated(judge, benchmark, answers, found)
     sanity = tuple(sanity_scores(benchmark, answers, found, judge))
-    return Bench(name, judge_fingerprint(benchmark, name, folder), judge, found, sanity, drawings)
+    fingerprint = judge_fingerprint(benchmark, name, folder)
+    unknown = _unknown_rates(_detector_folder(name, folder)) if drawings else {}
+    return Bench(name, fingerprint, judge, found, sanity, drawings, unknown)
 
 
 def judge_images(
@@ -170,6 +178,20 @@ def judge_fingerprint(benchmark: Benchmark, name: str, folder: str | Path | None
         for path in sorted(one.glob(f"*{Path(WEIGHTS).suffix}")):
             digest.update(path.read_bytes())
     return f"{name}-{digest.hexdigest()[:12]}{'' if drawings else '-windows'}"
+
+
+def _detector_folder(name: str, folder: Path | None) -> Path:
+    """Where the judge lies that looks for drawings: a built-in judge of that name, else the examiner that ships."""
+    own = next((one for one in JUDGES if one == name), None)
+    return judge_folder(EXAMINER) if own is None else folder or judge_folder(own)
+
+
+def _unknown_rates(folder: Path) -> dict[str, float]:
+    try:
+        told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["report"]["damaged"]
+        return {kind: float(told[kind]["mean"]) for kind in SPOILED}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}  # a judge of one's own need not have been measured so
 
 
 def _calibrated_on_dev(judge: ImageJudge, side_px: int) -> ImageJudge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PARTS, part_task
 from conceptloom.evaluation.plan import Size
 from conceptloom.evaluation.units import UnitKey, UnitResult, save_unit
-from conceptloom.judges.detector import Judge, Pixels
+from conceptloom.judges.detector import Judge, Pixels, judge_folder
 from conceptloom.judges.networks import (
     NetworkConfig,
     Thresholds,
@@ -90,6 +91,25 @@ def test_real_pictures_and_wrong_subjects_have_a_diversity(bench: Bench) -> None
         distances = [score.distance for score in bench.sanity if score.method == method]
         assert distances
         assert None not in distances
+
+
+def test_the_examiner_that_ships_tells_how_often_it_says_unknown_of_spoiled_drawings(
+    bench: Bench, folder: Path
+) -> None:
+    told = json.loads((judge_folder("examiner") / "judge.json").read_text(encoding="utf-8"))["report"][
+        "damaged"
+    ]
+    rates = image_findings._unknown_rates(judge_folder("examiner"))
+    assert rates == {kind: told[kind]["mean"] for kind in ("fused", "swirled", "crossfaded")}
+    assert bench.unknown == {}  # the judge of random weights was never measured
+
+
+@pytest.mark.parametrize("report", ["[]", '{"damaged": {"fused": 1}}', "1e999", "{}"])
+def test_a_judge_that_does_not_tell_what_is_unknown_to_it_is_taken_all_the_same(
+    report: str, tmp_path: Path
+) -> None:
+    (tmp_path / "judge.json").write_text(f'{{"report": {report}}}', encoding="utf-8")
+    assert image_findings._unknown_rates(tmp_path) == {}
 
 
 def test_the_judge_is_known_by_its_weights(bench: Bench, folder: Path, tmp_path: Path) -> None:
