@@ -19,7 +19,6 @@ from conceptloom.evaluation.mask_metrics import (
     swapped,
     trivial_masks,
 )
-from conceptloom.evaluation.statistics import cluster_bootstrap
 from conceptloom.masks import CRFConfig, iou
 
 BoolArray = NDArray[np.bool_]
