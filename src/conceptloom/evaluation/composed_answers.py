@@ -1,6 +1,6 @@
 """Perfect answers to the built-in benchmark's prompts, composed of the very drawings and photographs that are learned.
 
-They show what a metric says of pictures that are right: its ceiling. Nothing is generated.
+They show what a metric says of pictures that are right. Nothing is generated.
 """
 
 from __future__ import annotations
