@@ -175,7 +175,13 @@ def test_a_report_on_what_is_finished_leaves_the_rest_out(
     save_unit(made_up(some.tasks[0], some.benchmark.sets[0], some.backbone.size), some.units)
     result = invoke("--methods", ",".join(METHODS), "--report-only", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
-    assert load_report(tmp_path / "out" / "report.json").facts["Work"].startswith("1 units")
+    report = load_report(tmp_path / "out" / "report.json")
+    assert report.facts["Work"].startswith("1 units")
+    ran, count = "1 set, masks over 1 seed, images of 1 set x 2 prompts x 2", len(some.tasks)
+    missing = f"{count - 1} of {count} runs are missing"
+    assert report.facts["Benchmark"] == f"folder, split own: {ran}; {missing}"
+    assert report.kind == "partial"
+    assert "Partial, runs are missing" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_another_evaluation_is_refused_with_the_difference(

@@ -158,10 +158,10 @@ class EvaluationJob:
             if judged.margin is not None and judged.margin.is_of_dev and self.margin is None:
                 key = margin_key(bench.fingerprint, self.backbone.fingerprint)
                 save_margin(key, judged.margin, self.out / MARGINS)
-        findings = Findings(
-            self.benchmark, self.methods, self.size, results, judged, tuple(self._parts_rows(bench))
-        )
-        return build_report(findings, self.backbone, {**facts, **self.facts(bench, judged)})
+        parts = tuple(self._parts_rows(bench))
+        missing = len(self.missing)
+        findings = Findings(self.benchmark, self.methods, self.size, results, judged, parts, missing)
+        return build_report(findings, self.backbone, {**facts, **self.facts(results, bench, judged)})
 
     def export_study(self, name: str) -> tuple[Path, Path]:
         """Write a protocol's study for people and, in a file of its own, its key: folder and key file.
@@ -182,9 +182,11 @@ class EvaluationJob:
         export_study_bundle(comparisons, protocol, folder, key, methods=methods, seed=seed)
         return folder, key
 
-    def facts(self, bench: Bench | None, judged: Judged | None) -> dict[str, str]:
+    def facts(
+        self, results: Sequence[UnitResult], bench: Bench | None, judged: Judged | None
+    ) -> dict[str, str]:
         """How it was measured, a line each."""
-        size, where = self.size, provenance()
+        where = provenance()
         versions = {name: where[name] for name in ("conceptloom", "python", "torch")}
         judge = "none: images are shown, not measured"
         if bench is not None:
@@ -194,15 +196,31 @@ class EvaluationJob:
         missing = self.missing_margin
         return {
             **({} if missing is None else {FORCED_CHOICE: missing}),
-            "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {size.sets} sets, masks over"
-            f" {size.seeds} seed{'s' * (size.seeds > 1)}, images of"
-            f" {size.image_sets} sets x {size.prompts} prompts x {size.images}",
+            "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {self._what_ran(results)}",
             "Base model": f"{self.backbone.version or self.backbone.name}, {self.backbone.fingerprint[:12]}",
             "Judge": judge,
             "Machine": machine(),
             "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "Date": str(where["date"])[:10],
         }
+
+    def _what_ran(self, results: Sequence[UnitResult]) -> str:
+        """How much is finished, and how much is missing."""
+        learned = {unit.key.set for unit in results}
+        seeds = {unit.key.seed for unit in results if unit.masks} & set(range(self.size.seeds))
+        drew = {unit.key.set for unit in results if unit.images}
+        prompts = max((len(one.prompts) for one in self.benchmark.sets if one.name in drew), default=0)
+        told = f"{len(learned)} set{'s' * (len(learned) > 1)}"
+        if seeds:
+            told += f", masks over {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        if drew:
+            prompts = min(prompts, self.size.prompts)
+            told += (
+                f", images of {len(drew)} set{'s' * (len(drew) > 1)} x {prompts} prompts x {self.size.images}"
+            )
+        if missing := len(self.missing):
+            told += f"; {missing} of {len(self.tasks)} runs are missing"
+        return told
 
     def _drawing_sets(self) -> Benchmark:
         """The sets that draw images."""

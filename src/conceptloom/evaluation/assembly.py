@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from conceptloom.backbone import Backbone, family_of
 from conceptloom.evaluation.benchmark import Benchmark
@@ -34,10 +35,12 @@ from conceptloom.evaluation.picture_grids import (
     worst_images_grid,
 )
 from conceptloom.evaluation.plan import MASKS, QUICK, Size
-from conceptloom.evaluation.report import Curves, Grid, Report, Row, Table, measured
+from conceptloom.evaluation.report import Curves, Grid, Kind, Report, Row, Table, measured
 from conceptloom.evaluation.run_strip import strip_grid
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
+
+Of = TypeVar("Of", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,7 @@ class Findings:
         results: the finished units of the comparison.
         judged: scores of the images, None where no judge looked.
         parts: rows of the table "Parts", empty where it was not run.
+        missing: how many of the runs asked for are not finished.
     """
 
     benchmark: Benchmark
@@ -59,6 +63,14 @@ class Findings:
     results: tuple[UnitResult, ...]
     judged: Judged | None = None
     parts: tuple[PartRow, ...] = ()
+    missing: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the numbers count."""
+        if self.size.smoke:
+            return "smoke"
+        return "partial" if self.missing else "evidence"
 
 
 def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str]) -> Report:
@@ -82,7 +94,7 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     place = 1 if grids and grids[0] is not None and grids[0].key == "figure-1" else 0
     grids.insert(place, strip_grid(results, album))
     return Report(
-        kind="smoke" if findings.size.smoke else "evidence",
+        kind=findings.kind,
         title=f"Evaluation: {findings.benchmark.name}, {findings.benchmark.split}",
         facts={**facts, "Work": _work(findings.results)},
         tables=(*tables, *images, *parts, cost_table(findings)),
@@ -93,7 +105,10 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
 
 
 def image_tables(findings: Findings) -> tuple[Table, ...]:
-    """Tables of images; none where no judge looked or nothing was drawn."""
+    """Tables of images; none where no judge looked or nothing was drawn.
+
+    Votes are over images that both methods drew, means over the sets of which every method drew some.
+    """
     judged = findings.judged
     if judged is None or not judged.compared:
         return ()
@@ -102,14 +117,29 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     ]
     preference = preference_table(judged, OURS, BASELINE) if {OURS, BASELINE} <= set(drawn) else None
     rivals = rivals_table(judged, OURS, drawn) if OURS in drawn else None
-    tables = (
-        preference,
-        rivals,
-        metric_table(judged, drawn, findings.results),
-        identity_table(judged, findings.benchmark, drawn),
-        kind_table(judged, drawn),
+    votes = tuple(table for table in (preference, rivals) if table is not None)
+    common = common_to_all((score.method, score.set) for score in judged.compared)
+    if not common:
+        return votes
+    alike = replace(
+        judged,
+        compared=tuple(score for score in judged.compared if score.set in common),
+        sanity=tuple(score for score in judged.sanity if score.set in common),
     )
-    return tuple(table for table in tables if table is not None)
+    return (
+        *votes,
+        metric_table(alike, drawn, [unit for unit in findings.results if unit.key.set in common]),
+        identity_table(alike, findings.benchmark, drawn),
+        kind_table(alike, drawn),
+    )
+
+
+def common_to_all(pairs: Iterable[tuple[str, Of]]) -> frozenset[Of]:
+    """What every method has, of (method, what it has): means over anything else are not of the same things."""
+    by_method: dict[str, set[Of]] = defaultdict(set)
+    for method, what in pairs:
+        by_method[method].add(what)
+    return frozenset(set.intersection(*by_method.values()))
 
 
 def parts_report_table(rows: Sequence[PartRow]) -> Table:
@@ -160,36 +190,45 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
 def mask_findings(
     findings: Findings, backbone: Backbone, scored: list[ScoredMask]
 ) -> tuple[tuple[Table, ...], tuple[Curves, ...]]:
-    """Tables and curves of masks; none where no mask has a truth."""
+    """Tables and curves of masks; none where no mask has a truth.
+
+    Means and curves are over the runs, set and seed, that every method finished; failures are counted over all.
+    """
     if not scored:
         return (), ()
     methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]
     crf = resolve_config(family_of(backbone.version), {"method": "paper"}).crf.crf_config()
     latent = (backbone.latent_shape[1], backbone.latent_shape[2])
-    measured_sets = {mask.set for mask in scored}
+    common = common_to_all((mask.method, (mask.set, mask.seed)) for mask in scored)
+    alike = [mask for mask in scored if (mask.set, mask.seed) in common]
+    swaps: dict[str, list[bool]] = defaultdict(list)
+    every = {one.name: one for one in findings.benchmark.sets}
+    for unit in findings.results:
+        if unit.key.method in methods and unit.masks:
+            swaps[unit.key.method] += swapped_pictures(every[unit.key.set], unit).values()
+    order = {str(method): place for place, method in enumerate(methods)}
+    changes = change_table(scored, methods)
+    failures = failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps)
+    if not alike:
+        return (changes, failures), ()
+    measured_sets = {mask.set for mask in alike}
     shown = Benchmark(
         findings.benchmark.name,
         findings.benchmark.split,
         tuple(one for one in findings.benchmark.sets if one.name in measured_sets),
     )
     references = reference_masks(shown, backbone.size, latent, crf)
-    sets = {one.name: one for one in shown.sets}
-    swaps: dict[str, list[bool]] = defaultdict(list)
-    for unit in findings.results:
-        if unit.key.method in methods and unit.masks and unit.key.set in sets:
-            swaps[unit.key.method] += swapped_pictures(sets[unit.key.set], unit).values()
-    everything = [*scored, *references]
-    order = {str(method): place for place, method in enumerate(methods)}
+    everything = [*alike, *references]
     oracle = [mask for mask in references if mask.method == ORACLE]
     flat = [method for method in methods if method in FINDS_ONCE]
     moving = [method for method in methods if method not in FINDS_ONCE]
     tables = (
         mask_table(everything, [*methods, ORACLE, ORACLE_NO_CRF, TRIVIAL]),
-        change_table(scored, methods),
+        changes,
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
-        failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps),
+        failures,
     )
-    curves = mask_curves([*scored, *oracle], shown, moving, [*flat, ORACLE])
+    curves = mask_curves([*alike, *oracle], shown, moving, [*flat, ORACLE])
     return tables, (curves,)
 
 

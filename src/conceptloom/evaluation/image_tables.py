@@ -78,7 +78,8 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
     return Table(
         key="images",
         title="Images",
-        note=f"Means with 95 % bootstrap intervals, over nouns for what is a concept's and over scenes for the rest."
+        note=f"Means over the sets of which every method drew, with 95 % bootstrap intervals, over nouns for what"
+        " is a concept's and over scenes for the rest."
         f" '{REAL}': {real}, the ceiling; '{WRONG}': the same of another set, the floor. {meanings}. Drift: how much"
         " the base model's loss on its own images of other nouns rose.",
         columns=tuple(columns),

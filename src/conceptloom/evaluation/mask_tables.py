@@ -43,9 +43,10 @@ def mask_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     return Table(
         key="masks",
         title="Masks at the end of EM",
-        note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and seeds; 95 % bootstrap"
-        " intervals over nouns. Oracle: the true masks seen through the latent grid. Trivial: the whole picture for a"
-        " background, a centred disc of the usual area for a subject. An empty mask scores 0.",
+        note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and the seeds that every"
+        " method finished; 95 % bootstrap intervals over nouns. Oracle: the true masks seen through the latent"
+        " grid. Trivial: the whole picture for a background, a centred disc of the usual area for a"
+        " subject. An empty mask scores 0.",
         columns=("IoU", "boundary IoU", "masks", "empty", "full"),
         rows=tuple(rows),
     )
