@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,19 @@ def test_a_study_leaks_nothing_of_methods_and_sets(job: Callable[..., Evaluation
     folder, key = asked.export_study("random")
     assert leaks(folder, ["paper", "fixed", "garden", "yard", "pet"]) == []
     assert read_key(key).methods == {"ours": "paper", "baseline": "fixed"}
+
+
+def test_a_set_that_diverged_with_either_method_is_not_in_the_study(
+    job: Callable[..., EvaluationJob],
+) -> None:
+    asked = job(study="random")
+    finish(asked)
+    task = next(task for task in asked.tasks if task.key.method == "paper" and task.key.set == "yard")
+    done = made_up(task, asked.benchmark.sets[1], asked.backbone.size)
+    save_unit(replace(done, masks=(), images={}, diverged="not finite"), asked.units)
+    _, key = asked.export_study("random")
+    assert "yard" not in key.read_text(encoding="utf-8")
+    assert "garden" in key.read_text(encoding="utf-8")
 
 
 def test_a_use_of_the_test_split_is_written_down_where_it_ran(

@@ -171,7 +171,10 @@ class EvaluationJob:
             RunError: the study is there already.
         """
         seed = secrets.randbits(63)
-        whole = [unit for unit in self.results() if unit.images and unit.key.seed == 0]
+        results = self.results()
+        compared = [unit for unit in results if unit.key.method in (OURS, BASELINE) and unit.key.seed == 0]
+        diverged = {unit.key.set for unit in compared if unit.diverged is not None}
+        whole = [unit for unit in compared if unit.images and unit.key.set not in diverged]
         ours, baseline = (
             [unit for unit in whole if unit.key.method == method] for method in (OURS, BASELINE)
         )

@@ -96,7 +96,7 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     return Report(
         kind=findings.kind,
         title=f"Evaluation: {findings.benchmark.name}, {findings.benchmark.split}",
-        facts={**facts, "Work": _work(findings.results)},
+        facts={**facts, "Work": _work(findings.results), **_diverged(findings.results)},
         tables=(*tables, *images, *parts, cost_table(findings)),
         curves=curves,
         grids=tuple(grid for grid in grids if grid is not None),
@@ -151,7 +151,8 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
         note="IoU of subjects and backgrounds at the end, 95 % bootstrap intervals over nouns; differences to paper on"
         " the same scene and concept, intervals over scenes. Rows whose switch is the preset are paper's own runs."
         " Refused: masks that the rescue rules refused, of all that were made. Collapsed: scenes whose last masks hold"
-        " an empty, full or doubled one. Seconds: learning a scene, to stage 3 or 4.",
+        " an empty, full or doubled one. Scenes: those whose run is done and did not diverge. Seconds: learning a"
+        " scene, to stage 3 or 4.",
         columns=(
             "subjects",
             "less paper",
@@ -194,8 +195,12 @@ def mask_findings(
 
     Means and curves are over the runs, set and seed, that every method finished; failures are counted over all.
     """
+    diverged: dict[str, list[bool]] = defaultdict(list)
+    for unit in findings.results:
+        diverged[unit.key.method].append(unit.diverged is not None)
     if not scored:
-        return (), ()
+        failed = any(map(any, diverged.values()))
+        return ((failure_table((), {}, diverged),) if failed else ()), ()
     methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]
     crf = resolve_config(family_of(backbone.version), {"method": "paper"}).crf.crf_config()
     latent = (backbone.latent_shape[1], backbone.latent_shape[2])
@@ -208,7 +213,7 @@ def mask_findings(
             swaps[unit.key.method] += swapped_pictures(every[unit.key.set], unit).values()
     order = {str(method): place for place, method in enumerate(methods)}
     changes = change_table(scored, methods)
-    failures = failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps)
+    failures = failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps, diverged)
     if not alike:
         return (changes, failures), ()
     measured_sets = {mask.set for mask in alike}
@@ -233,10 +238,10 @@ def mask_findings(
 
 
 def set_results(findings: Findings, side: int) -> list[SetResults]:
-    """By set, in order, its units at the first seed; those that drew images before those that did not."""
+    """By set, in order, its units at the first seed that left something; those with images before those without."""
     by_set: dict[str, dict[str, UnitResult]] = defaultdict(dict)
     for unit in sorted(findings.results, key=lambda unit: not unit.images):
-        if unit.key.seed == 0:
+        if unit.key.seed == 0 and unit.diverged is None:
             by_set[unit.key.set].setdefault(unit.key.method, unit)
     return [SetResults(one, by_set[one.name], side) for one in findings.benchmark.sets if one.name in by_set]
 
@@ -272,3 +277,12 @@ def _work(results: tuple[UnitResult, ...]) -> str:
     seconds = sum(sum(unit.seconds.values()) for unit in results)
     images = sum(len(unit.images) for unit in results)
     return f"{len(results)} units, {images} images, {seconds / 3600:.1f} worker hours"
+
+
+def _diverged(results: Sequence[UnitResult]) -> dict[str, str]:
+    """How many runs ended early and why the first did; nothing where none did."""
+    reasons = [(unit.key.folder_name, unit.diverged) for unit in results if unit.diverged is not None]
+    if not reasons:
+        return {}
+    name, reason = reasons[0]
+    return {"Diverged": f"{len(reasons)} of {len(results)} runs; the first, {name}: {reason}"}

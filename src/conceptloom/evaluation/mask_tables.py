@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import GROUPS
@@ -106,16 +107,22 @@ def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     )
 
 
-def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[bool]]) -> Table:
+def failure_table(
+    scored: Sequence[ScoredMask],
+    swaps: Mapping[str, Sequence[bool]],
+    diverged: Mapping[str, Sequence[bool]] = MappingProxyType({}),
+) -> Table:
     """How often runs end badly, with exact binomial intervals.
 
     Args:
         scored: masks of all runs.
         swaps: by method, for every picture of two subjects or more, whether they exchanged masks.
+        diverged: by method, for every run, whether its loss did not stay finite, so that it left nothing.
     """
     rows = []
     final = final_masks(scored)
-    for method in dict.fromkeys(mask.method for mask in scored):
+    ended_early = [method for method, runs in diverged.items() if any(runs)]
+    for method in dict.fromkeys([*(mask.method for mask in scored), *ended_early]):
         runs: dict[tuple[str, int], list[ScoredMask]] = {}
         for mask in _of(final, method):
             runs.setdefault((mask.set, mask.seed), []).append(mask)
@@ -129,6 +136,7 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[boo
             _rate(rescued, count),
             _rate(sum(exchanged), len(exchanged)),
             on_the_way,
+            _rate(sum(diverged.get(method, ())), len(diverged.get(method, ()))),
             count,
         )
         rows.append(Row(label=method, cells=cells))
@@ -137,8 +145,10 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[boo
         title="How runs fail",
         note="Shares of runs whose last masks hold an empty, full or doubled one (collapsed), or one that was refused"
         " and kept from before (rescued); of pictures of several subjects, how many exchanged masks (swapped). 95 %"
-        " Clopper-Pearson intervals. Rescues: refused masks in all mask updates of all runs. No run is left out.",
-        columns=("collapsed", "ends rescued", "swapped", "rescues", "runs"),
+        " Clopper-Pearson intervals. Rescues: refused masks in all mask updates of all runs. Diverged: share of all"
+        " runs whose loss did not stay finite; they left nothing, and means leave the same runs of other methods out."
+        " Runs: those with masks to look at.",
+        columns=("collapsed", "ends rescued", "swapped", "rescues", "diverged", "runs"),
         rows=tuple(rows),
     )
 

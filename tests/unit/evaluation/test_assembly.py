@@ -30,7 +30,7 @@ from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.plan import MASKS, QUICK, SMOKE, Size
 from conceptloom.evaluation.report import Measured, Report, Table, load_report, save_report
-from conceptloom.evaluation.statistics import Interval
+from conceptloom.evaluation.statistics import Interval, clopper_pearson
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import square_frame_mask
 
@@ -336,6 +336,25 @@ def test_masks_are_averaged_over_the_runs_that_every_method_finished(tiny_backbo
     assert named(report.tables, "masks") == named(alone.tables, "masks")
     assert report.curves == alone.curves
     assert cell(named(report.tables, "mask-failures"), "paper", "runs") == 3
+
+
+def test_a_run_that_diverged_is_counted_with_its_reason_and_shown_nowhere(tiny_backbone: Backbone) -> None:
+    one, other, third = benchmark().sets
+    reason = "the loss is no longer finite at EM step 9"
+    failed = replace(unit(other, "paper"), masks=(), images={}, diverged=reason)
+    done = (unit(one, "fixed"), unit(one, "paper"), unit(other, "fixed"), failed, unit(third, "fixed"))
+    report = build_report(findings(results=done), tiny_backbone, FACTS)
+    expected = clopper_pearson(1, 2)
+    assert cell(named(report.tables, "mask-failures"), "paper", "diverged") == expected.value
+    assert report.facts["Diverged"] == f"1 of 5 runs; the first, {failed.key.folder_name}: {reason}"
+    assert cell(named(report.tables, "cost"), "paper: learn and draw", "units") == 2
+
+
+def test_runs_that_diverged_are_counted_where_no_mask_has_a_truth(tiny_backbone: Backbone) -> None:
+    one = benchmark().sets[0]
+    failed = replace(unit(one, "gt"), masks=(), images={}, diverged="not finite")
+    report = build_report(findings(methods=("gt",), results=(failed,)), tiny_backbone, FACTS)
+    assert cell(named(report.tables, "mask-failures"), "gt", "diverged") == 1
 
 
 def test_without_a_run_that_every_method_finished_masks_have_no_means(tiny_backbone: Backbone) -> None:
