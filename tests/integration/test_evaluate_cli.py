@@ -194,6 +194,57 @@ def test_a_folder_of_another_evaluation_is_refused_with_the_difference(
         job(quick=True)
 
 
+def painted(folder: Path) -> None:
+    write_png(folder / "first.png", np.full((80, 100, 3), 7, np.uint8), None)
+
+
+def masked(folder: Path) -> None:
+    write_png(folder / "masks" / "first" / "pet.png", np.eye(80, 100, dtype=np.uint8) * 255, None)
+
+
+def asked(folder: Path) -> None:
+    path = folder / "set.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("on the beach", "at the beach"), encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (painted, "other pictures of set 'yard'"),
+        (masked, "other masks of set 'yard'"),
+        (asked, "other concepts, captions or prompts of set 'yard'"),
+    ],
+)
+def test_runs_are_not_mixed_with_those_of_inputs_that_were_changed(
+    change: Callable[[Path], None],
+    told: str,
+    job: Callable[..., EvaluationJob],
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    job(data=mine)
+    job(data=mine)  # the same goes on
+    change(mine / "yard")
+    with pytest.raises(RunError, match=told) as caught:
+        job(data=mine)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_that_does_not_say_what_it_was_made_from_is_refused(
+    job: Callable[..., EvaluationJob],
+) -> None:
+    path = job().out / "evaluation.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    del told["inputs"]
+    path.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(RunError, match="no note of its pictures"):
+        job()
+
+
 def test_a_folder_of_other_files_is_refused(job: Callable[..., EvaluationJob], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "holiday.png").touch()

@@ -374,6 +374,7 @@ def claim_folder(job: EvaluationJob) -> None:
             for name in METHODS
             if name != "words"
         },
+        "inputs": {one.name: one.digests for one in job.benchmark.sets},
     }
     path = job.out / DESCRIPTION
     if path.is_file():
@@ -383,14 +384,29 @@ def claim_folder(job: EvaluationJob) -> None:
             raise RunError(f"{path} cannot be read: choose another --out, or delete the folder") from error
         found = found if isinstance(found, dict) else {}
         if different := [key for key, value in described.items() if found.get(key) != value]:
+            what = f"another {different[0]}"
+            if different[0] == "inputs":
+                what = other_input(found.get("inputs"), described["inputs"])
             raise RunError(
-                f"{job.out} holds an evaluation with another {different[0]}: choose another --out,"
+                f"{job.out} holds an evaluation with {what}: choose another --out,"
                 " or delete the folder to start again"
             )
         return
     if job.out.is_dir() and any(job.out.iterdir()):
         raise RunError(f"{job.out} is not empty and holds no evaluation: choose another --out")
     write_json_atomic(path, described)
+
+
+def other_input(found: object, inputs: Mapping[str, Mapping[str, str]]) -> str:
+    """What of the first set that changed is not as it was when the evaluation was begun, in words."""
+    if not isinstance(found, dict):
+        return "no note of its pictures, as earlier versions wrote"
+    name, digests = next((name, digests) for name, digests in inputs.items() if found.get(name) != digests)
+    before = found.get(name)
+    before = before if isinstance(before, dict) else {}
+    changed = [what for what, digest in digests.items() if before.get(what) != digest]
+    told = {"words": "concepts, captions or prompts"}
+    return f"other {' and '.join(told.get(what, what) for what in changed)} of set '{name}'"
 
 
 def machine() -> str:

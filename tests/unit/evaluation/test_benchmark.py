@@ -131,6 +131,28 @@ def test_a_concept_without_a_starting_word_is_spoken_of_by_its_class_word() -> N
     assert one.class_words == {"cat": "animal", "owl": "bird", "shore": "beach"}
 
 
+def test_digests_tell_what_of_a_set_is_another() -> None:
+    one = example_set()
+    other = picture("a", "cat", "owl")
+    painted = replace(other, pixels=other.pixels + 1)
+    masked = replace(other, masks={"cat": ~other.masks["cat"], "owl": other.masks["owl"]})
+    changes = {
+        "pictures": [{"pictures": (painted, one.pictures[1])}],
+        "masks": [{"pictures": (masked, one.pictures[1])}],
+        "words": [
+            {"concepts": (replace(CAT, word="animal"), OWL, SHORE)},
+            {"contains": {"a": ("cat", "owl"), "b": ("shore", "owl")}},
+            {"prompts": (RIDE, RIDE)},
+            {"captions": {}},
+        ],
+    }
+    assert replace(one, name="two").digests == one.digests
+    for what, changed in changes.items():
+        for change in changed:
+            digests = replace(one, **change).digests  # type: ignore[arg-type]
+            assert [key for key in digests if digests[key] != one.digests[key]] == [what]
+
+
 def test_concepts_of_one_noun_are_one_cluster() -> None:
     benchmark = Benchmark("mine", "dev", (example_set(), replace(example_set(), name="two")))
     assert benchmark.by_noun() == {
