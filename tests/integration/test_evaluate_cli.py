@@ -20,7 +20,7 @@ from conceptloom.cli.evaluate import TEST_LOG, command_line
 from conceptloom.errors import ConfigError, DataError, RunError
 from conceptloom.evaluation import api, image_findings
 from conceptloom.evaluation.api import FORCED_CHOICE, EvaluationJob, JudgeChoice, prepare_evaluation
-from conceptloom.evaluation.margins import Margin
+from conceptloom.evaluation.margins import Margin, save_margin
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task
 from conceptloom.evaluation.report import Report, load_report, save_report
 from conceptloom.evaluation.runner import BaseModel
@@ -370,6 +370,34 @@ def test_dev_leaves_the_margin_by_which_test_is_judged(drawings: Callable[..., E
     assert "on builtin dev (2 sets, 4 pairs of images)." in table.note
     assert FORCED_CHOICE not in test.facts
     assert not (dev.out.parent / "test" / "margins.json").exists()
+
+
+def test_a_margin_that_dev_has_left_stays_whatever_is_run_later(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    dev = drawings("dev")
+    report_on(dev)
+    path = dev.out / "margins.json"
+    (key,) = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    save_margin(key, Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200), path)
+    (table,) = (table for table in drawings("dev").report({}).tables if table.key == "table-1")
+    assert "The margin, 0.0625," in table.note
+
+
+def test_dev_measures_no_margin_before_all_of_its_runs_are_finished(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    dev = drawings("dev")
+    finish(dev)
+    missing = next(task.key for task in dev.margin_tasks if task.key.seed == 1)
+    shutil.rmtree(dev.units / missing.folder_name)
+    report = dev.report({})
+    assert "table-1" not in {table.key for table in report.tables}
+    assert report.facts[FORCED_CHOICE].endswith(
+        "the 4 runs of paper that draw at two seeds are finished; 1 missing"
+    )
+    assert not (dev.out / "margins.json").exists()
 
 
 def test_without_a_margin_of_dev_test_says_why_there_is_no_table_one(

@@ -33,6 +33,7 @@ from conceptloom.evaluation.margins import (
     BUILTIN,
     MARGINS,
     Margin,
+    kept_margin,
     load_margin,
     margin_key,
     save_margin,
@@ -111,6 +112,13 @@ class EvaluationJob:
         return missing_tasks(self.tasks, self.units)
 
     @property
+    def margin_tasks(self) -> tuple[Task, ...]:
+        """Those whose images the neutral margin is measured on: our method's at both seeds; none in a smoke run."""
+        ours = [task for task in self.comparison if task.key.method == OURS and task.images]
+        again = {task.key.set for task in ours if task.key.seed == 1}
+        return tuple(task for task in ours if task.key.set in again)
+
+    @property
     def missing_margin(self) -> str | None:
         """Why test images are not voted on, and what to run, in a line; None where the margin is there or not needed.
 
@@ -139,7 +147,9 @@ class EvaluationJob:
         )
 
     def report(self, facts: Mapping[str, str]) -> Report:
-        """What the finished units show; a neutral margin that they measure on dev is left in `out` for test.
+        """What the finished units show; a neutral margin that they measure on dev is left in `out`.
+
+        It is measured once, when all runs that it takes are finished: the next report, and test, vote by the same.
 
         Raises:
             ConfigError: no unit is finished.
@@ -155,9 +165,8 @@ class EvaluationJob:
         judged = None
         if bench is not None:
             judged = judge_images(bench, self.benchmark, self.size, results, self.margin)
-            if judged.margin is not None and judged.margin.is_of_dev and self.margin is None:
-                key = margin_key(bench.fingerprint, self.backbone.fingerprint)
-                save_margin(key, judged.margin, self.out / MARGINS)
+            if self.margin is None:
+                judged = self._with_own_margin(judged, bench)
         parts = tuple(self._parts_rows(bench))
         missing = len(self.missing)
         findings = Findings(self.benchmark, self.methods, self.size, results, judged, parts, missing)
@@ -197,6 +206,12 @@ class EvaluationJob:
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
         missing = self.missing_margin
+        left = missing_tasks(self.margin_tasks, self.units)
+        if missing is None and judged is not None and judged.margin is None and left:
+            missing = (
+                f"not made (Table 1) yet: the neutral margin is measured once, when the {len(self.margin_tasks)} runs"
+                f" of {OURS} that draw at two seeds are finished; {len(left)} missing"
+            )
         return {
             **({} if missing is None else {FORCED_CHOICE: missing}),
             "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {self._what_ran(results)}",
@@ -224,6 +239,15 @@ class EvaluationJob:
         if missing := len(self.missing):
             told += f"; {missing} of {len(self.tasks)} runs are missing"
         return told
+
+    def _with_own_margin(self, judged: Judged, bench: Bench) -> Judged:
+        """Without the margin that its units measure where some of them are missing; else it is kept for good."""
+        if missing_tasks(self.margin_tasks, self.units):
+            return replace(judged, margin=None)
+        if judged.margin is not None and judged.margin.is_of_dev:
+            key = margin_key(bench.fingerprint, self.backbone.fingerprint)
+            save_margin(key, judged.margin, self.out / MARGINS)
+        return judged
 
     def _drawing_sets(self) -> Benchmark:
         """The sets that draw images."""
@@ -266,7 +290,8 @@ def prepare_evaluation(
         data: folder of the COCO data or of the user's sets.
         base: the base model; None for the built-in one.
         judge: who looks at the images; None for the examiner on the built-in base model, for nobody elsewhere.
-        margins: file that an evaluation on dev with the same judge and base model left; None for what ships.
+        margins: file that an evaluation on dev with the same judge and base model left; None for what `out` holds
+            already, or else ships.
         study: "random" or "coco" to draw as many images as that study of people needs.
 
     Raises:
@@ -311,7 +336,11 @@ def prepare_evaluation(
         for position in range(size.image_sets):
             stranger(sets.sets[: size.image_sets], position)
         key = margin_key(judge_fingerprint(sets, judge.name, judge.folder), backbone.fingerprint)
-        margin = shipped_margin(key) if margins is None else load_margin(key, Path(margins).expanduser())
+        if margins is not None:
+            margin = load_margin(key, Path(margins).expanduser())
+        else:
+            own = kept_margin(key, out / MARGINS) if benchmark == BUILTIN else None
+            margin = own or shipped_margin(key)
     job = EvaluationJob(
         sets,
         chosen,
