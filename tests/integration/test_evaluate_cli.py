@@ -19,7 +19,13 @@ from conceptloom.cli import build_app
 from conceptloom.cli.evaluate import TEST_LOG, command_line
 from conceptloom.errors import ConfigError, DataError, RunError
 from conceptloom.evaluation import api, image_findings
-from conceptloom.evaluation.api import FORCED_CHOICE, EvaluationJob, JudgeChoice, prepare_evaluation
+from conceptloom.evaluation.api import (
+    DEFAULT_METHODS,
+    FORCED_CHOICE,
+    EvaluationJob,
+    JudgeChoice,
+    prepare_evaluation,
+)
 from conceptloom.evaluation.margins import Margin, save_margin
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task
 from conceptloom.evaluation.report import Report, load_report, save_report
@@ -27,6 +33,7 @@ from conceptloom.evaluation.runner import BaseModel
 from conceptloom.evaluation.study_key import read_key
 from conceptloom.evaluation.study_leaks import leaks
 from conceptloom.evaluation.units import MaskRecord, UnitResult, save_unit
+from conceptloom.learning import resolve_config
 from conceptloom.pictures import square_frame_mask, write_png
 from tiny_sets import tiny_benchmark_set
 
@@ -481,6 +488,24 @@ def test_margins_are_for_a_judge_on_the_built_in_benchmark(
         job(judge=JudgeChoice("examiner"), margins=tmp_path / "margins.json")
     with pytest.raises(ConfigError, match="name one with --judge"):
         drawings("test", judge=None, margins=tmp_path / "margins.json")
+
+
+# Methods
+
+
+def test_the_command_compares_by_default_what_python_callers_compare(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def refuse(*_: Any, methods: Any, **__: Any) -> Any:
+        asked.append(tuple(methods))
+        raise RunError("enough")
+
+    monkeypatch.setattr(api, "prepare_evaluation", refuse)
+    run("--base-model", str(tiny_folder), "--out", str(tmp_path / "out"))
+    assert asked == [DEFAULT_METHODS]
+    assert resolve_config("builtin").method in DEFAULT_METHODS
 
 
 # Sizes

@@ -68,10 +68,10 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            help="gt, fixed, paper, refined, refined-once (its first masks, EM off), literal,"
+            help="gt, fixed, paper, refined (the default of learn), refined-once (its first masks, EM off), literal,"
             " inversion (textual inversion without masks), words (the base model with class words).",
         ),
-    ] = "gt,fixed,paper,inversion,words",
+    ] = "gt,fixed,paper,refined,inversion,words",
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=100, help="Seeds of the masks; 3 unless given.")
     ] = None,

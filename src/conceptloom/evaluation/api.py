@@ -53,7 +53,7 @@ from conceptloom.runs import provenance, require_place, write_json_atomic
 
 BenchmarkName = Literal["builtin", "coco", "folder"]
 BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
-DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "inversion", "words")
+DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "refined", "inversion", "words")
 DESCRIPTION = "evaluation.json"
 UNITS = "units"
 FORCED_CHOICE = "Forced choice"
