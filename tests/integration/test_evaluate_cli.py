@@ -16,7 +16,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from conceptloom.cli import build_app
-from conceptloom.cli.evaluate import TEST_LOG, command_line
+from conceptloom.cli.evaluate import command_line
 from conceptloom.errors import ConfigError, DataError, RunError
 from conceptloom.evaluation import api, image_findings
 from conceptloom.evaluation.api import (
@@ -306,21 +306,6 @@ def test_a_set_that_diverged_with_either_method_is_not_in_the_study(
     assert "garden" in key.read_text(encoding="utf-8")
 
 
-def test_a_use_of_the_test_split_is_written_down_where_it_ran(
-    job: Callable[..., EvaluationJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from conceptloom.cli.evaluate import write_down
-
-    monkeypatch.chdir(tmp_path)
-    some = job()
-    assert write_down(some) == some.out / TEST_LOG.name
-    (tmp_path / "docs").mkdir()
-    write_down(some)
-    assert write_down(some) == TEST_LOG
-    lines = (tmp_path / TEST_LOG).read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if "fixed, paper, words" in line]) == 2
-
-
 def test_a_command_is_told_without_the_machines_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["/opt/bin/conceptloom", "evaluate", "--out", "/home/someone/runs/dev", "--split", "test"]
     monkeypatch.setattr("sys.argv", typed)
@@ -355,6 +340,7 @@ def drawings(
     monkeypatch.setattr(api, "SMOKE", Size(2, 1, 2, prompts=2, images=1, shown=1, smoke=True))
     monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 2)
     monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 1)
+    monkeypatch.chdir(tmp_path)  # uses of test are not this checkout's
     base = BaseModel(str(tiny_folder), "cpu", "float32")
 
     def prepare(split: str, out: str = "", **given: Any) -> EvaluationJob:
@@ -416,6 +402,18 @@ def test_without_a_margin_of_dev_test_says_why_there_is_no_table_one(
     told = report.facts[FORCED_CHOICE]
     assert "has not been measured on dev: run 'conceptloom evaluate --split dev --methods paper" in told
     assert len(told.splitlines()) == 1
+
+
+def test_every_use_of_the_test_sets_is_written_down_and_none_of_others(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    drawings("dev")
+    first, _ = drawings("test"), drawings("test", command="conceptloom evaluate --split test")
+    assert first.use_log == first.out / "test-set-log.md"
+    lines = first.use_log.read_text(encoding="utf-8").splitlines()
+    told = [line.split(" | ")[1:] for line in lines if "fixed, paper" in line]
+    assert [cells[-1] for cells in told] == ["`Python` |", "`conceptloom evaluate --split test` |"]
+    assert list(first.out.parent.glob("*/test-set-log.md")) == [first.use_log]
 
 
 def test_nothing_is_missing_where_nobody_judges_or_ours_is_not_compared(

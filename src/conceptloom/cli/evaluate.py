@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +17,6 @@ from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
     from conceptloom.evaluation.api import EvaluationJob
-
-TEST_LOG = Path("docs") / "test-set-log.md"
 
 
 class BenchmarkChoice(StrEnum):
@@ -159,10 +156,11 @@ def evaluate(
         margins=margins,
         study=None if study is None else study.value,
         base=BaseModel(base_model, device.value, dtype.value),
+        command=command_line(),
     )
     begun = time.monotonic()
-    if split is SplitChoice.test and benchmark is BenchmarkChoice.builtin:
-        typer.echo(f"written down in {write_down(job)}")
+    if job.use_log is not None:
+        typer.echo(f"written down in {job.use_log}")
     if job.missing_margin is not None:
         typer.echo(f"{FORCED_CHOICE}: {job.missing_margin}")
     if not report_only:
@@ -176,22 +174,6 @@ def evaluate(
     if study is not None:
         for path in job.export_study(study.value):
             typer.echo(path)
-
-
-def write_down(job: EvaluationJob) -> Path:
-    """Append this use of the test split to the log: beside the other documents in a checkout, else in DIR."""
-    path = TEST_LOG if TEST_LOG.parent.is_dir() else job.out / TEST_LOG.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(
-            "# Uses of the test split\n\n| when (UTC) | methods | base model | command |\n|---|---|---|---|\n",
-            encoding="utf-8",
-        )
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    base = f"{job.backbone.version or job.backbone.name} {job.backbone.fingerprint[:12]}"
-    with path.open("a", encoding="utf-8") as log:
-        log.write(f"| {when} | {', '.join(job.methods)} | {base} | `{command_line()}` |\n")
-    return path
 
 
 def command_line() -> str:

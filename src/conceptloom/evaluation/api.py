@@ -48,6 +48,7 @@ from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, ru
 from conceptloom.evaluation.study_bundle import export_study_bundle
 from conceptloom.evaluation.study_export import study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
+from conceptloom.evaluation.use_log import log_use, use_log
 from conceptloom.judges.features import load_feature_judge
 from conceptloom.runs import provenance, require_place, write_json_atomic
 
@@ -135,6 +136,11 @@ class EvaluationJob:
             f" 'conceptloom evaluate --split dev --methods {OURS} --seeds 1 --out DEV' with the two, then this command"
             f" again with --margins DEV/{MARGINS}"
         )
+
+    @property
+    def use_log(self) -> Path | None:
+        """Where this use of the built-in test sets is written down; None of other sets."""
+        return use_log(self.out) if (self.benchmark.name, self.benchmark.split) == (BUILTIN, "test") else None
 
     def events(self, workers: int) -> Generator[UnitDone, None, None]:
         """Run what is missing; see `run_tasks`."""
@@ -276,8 +282,11 @@ def prepare_evaluation(
     judge: JudgeChoice | None = None,
     margins: str | Path | None = None,
     study: str | None = None,
+    command: str = "Python",
 ) -> EvaluationJob:
     """Check a request, load the base model, and claim or recognise the folder.
+
+    A use of the built-in test sets is written down (`EvaluationJob.use_log`).
 
     Args:
         benchmark: which.
@@ -293,11 +302,12 @@ def prepare_evaluation(
         margins: file that an evaluation on dev with the same judge and base model left; None for what `out` holds
             already, or else ships.
         study: "random" or "coco" to draw as many images as that study of people needs.
+        command: what asks, for the log of uses of the test sets.
 
     Raises:
         ConfigError: an unknown method or benchmark, a folder missing or in excess, parts of something else, margins
             of another judge or base model.
-        RunError: `out` holds another evaluation.
+        RunError: `out` holds another evaluation, or the log is no text.
         DataError: the benchmark, the judge or the margins cannot be read.
     """
     chosen = parse_methods(methods)
@@ -354,6 +364,9 @@ def prepare_evaluation(
         out,
     )
     claim_folder(job)
+    if job.use_log is not None:
+        model = f"{backbone.version or backbone.name} {backbone.fingerprint[:12]}"
+        log_use(job.use_log, ", ".join(chosen), model, command)
     return job
 
 
