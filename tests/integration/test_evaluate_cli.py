@@ -322,6 +322,47 @@ def test_a_judge_that_cannot_be_loaded_is_refused_before_the_hours(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let base models pass for versions of the built-in one."""
+    load = BaseModel.load
+
+    def renamed(base: BaseModel) -> Any:
+        backbone = load(base)
+        backbone.version = "builtin-1"
+        return backbone
+
+    monkeypatch.setattr(BaseModel, "load", renamed)
+
+
+@pytest.mark.usefixtures("of_ours")
+def test_without_a_named_judge_the_examiner_looks_at_drawings_alone_and_the_report_says_why(
+    job: Callable[..., EvaluationJob], drawings: Callable[..., EvaluationJob]
+) -> None:
+    assert drawings("dev", judge=None).judge == JudgeChoice("examiner")
+    photographs = job()
+    assert photographs.judge is None
+    report = report_on(photographs)
+    assert "images" not in {table.key for table in report.tables}
+    assert "the examiner knows drawings alone" in report.facts["Judge"]
+
+
+def test_what_pictures_are_not_is_told_before_anything_runs(
+    pictures: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RunError("stopped before the first run")
+
+    monkeypatch.setattr("conceptloom.evaluation.api.run_tasks", refuse)
+    shutil.copytree(pictures, tmp_path / "mine")
+    (tmp_path / "mine" / "yard" / "first.png").rename(tmp_path / "mine" / "yard" / "first.jpg")
+    base = ("--base-model", str(tiny_folder), "--device", "cpu", "--dtype", "float32")
+    given = ("--benchmark", "folder", "--data", str(tmp_path / "mine"), "--methods", "words")
+    result = run(*base, *given, "--out", str(tmp_path / "out"))
+    assert "stopped before the first run" in result.stderr
+    assert "note: 'first' is a PNG file, though its name ends in .jpg" in result.output
+
+
 def test_a_judges_folder_without_its_name_is_refused(invoke: Callable[..., Result], tmp_path: Path) -> None:
     result = invoke("--judge-folder", str(tmp_path), "--out", str(tmp_path / "out"))
     assert result.exit_code == 2

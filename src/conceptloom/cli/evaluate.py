@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptloom.cli.learn import duration
+from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import BaseModelOption, DeviceChoice, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.errors import ConfigError
 
@@ -92,7 +93,7 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="Who looks at the images: examiner (ships), or clip, dinov2, siglip from --judge-folder."
-            " Default: examiner on the built-in model, else nobody.",
+            " Default: examiner on the built-in benchmark and model, else nobody.",
         ),
     ] = None,
     judge_folder: Annotated[
@@ -158,6 +159,7 @@ def evaluate(
         base=BaseModel(base_model, device.value, dtype.value),
         command=command_line(),
     )
+    tell_notes(picture for one in job.benchmark.sets[: job.size.sets] for picture in one.pictures)
     begun = time.monotonic()
     if job.use_log is not None:
         typer.echo(f"written down in {job.use_log}")

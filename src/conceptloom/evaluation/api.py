@@ -207,6 +207,10 @@ class EvaluationJob:
         where = provenance()
         versions = {name: where[name] for name in ("conceptloom", "python", "torch")}
         judge = "none: images are shown, not measured"
+        if self.benchmark.name != BUILTIN:
+            judge += (
+                "; the examiner knows drawings alone, so other pictures need --judge clip, dinov2 or siglip"
+            )
         if bench is not None:
             margin = None if judged is None else judged.margin
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
@@ -298,7 +302,8 @@ def prepare_evaluation(
         parts: also the table "Parts", on `dev` of the built-in benchmark.
         data: folder of the COCO data or of the user's sets.
         base: the base model; None for the built-in one.
-        judge: who looks at the images; None for the examiner on the built-in base model, for nobody elsewhere.
+        judge: who looks at the images; None for the examiner on the built-in benchmark and base model, for nobody
+            elsewhere.
         margins: file that an evaluation on dev with the same judge and base model left; None for what `out` holds
             already, or else ships.
         study: "random" or "coco" to draw as many images as that study of people needs.
@@ -331,7 +336,7 @@ def prepare_evaluation(
     sets = load_sets(benchmark, split, size, backbone, data)
     count = min(size.sets, len(sets.sets))
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
-    if judge is None and backbone.version is not None and count > 1:
+    if judge is None and benchmark == BUILTIN and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
     margin = None
     if judge is None and margins is not None:
