@@ -491,6 +491,17 @@ def test_a_smoke_run_votes_with_what_ships_and_not_without(
     assert report.kind == "smoke"
 
 
+def test_the_sets_of_an_evaluation_are_left_as_a_folder_that_can_be_evaluated(
+    drawings: Callable[..., EvaluationJob], job: Callable[..., EvaluationJob]
+) -> None:
+    dev = drawings("dev")
+    again = job("again", data=dev.out / "benchmark")
+    assert [one.digests for one in again.benchmark.sets] == [one.digests for one in dev.benchmark.sets]
+    assert again.benchmark.name == "folder"
+    assert not (again.out / "benchmark").exists()
+    assert drawings("dev").out == dev.out  # it goes on beside them
+
+
 def test_that_the_margin_is_missing_is_told_before_the_hours(
     drawings: Callable[..., EvaluationJob], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

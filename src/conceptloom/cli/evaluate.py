@@ -107,7 +107,12 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The pictures of benchmark coco or folder.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The pictures of benchmark coco or folder (docs/evaluation.md: how they lie); for folder also what"
+            " another evaluation left in DIR/benchmark.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,

@@ -18,6 +18,7 @@ from conceptloom.errors import ConfigError, RunError
 from conceptloom.evaluation.assembly import Findings, build_report
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import BuiltinSplit, builtin_benchmark
+from conceptloom.evaluation.coco_format import ANNOTATIONS, write_benchmark
 from conceptloom.evaluation.coco_selection import coco_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.evaluation.image_findings import (
@@ -57,6 +58,8 @@ BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
 DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "refined", "inversion", "words")
 DESCRIPTION = "evaluation.json"
 UNITS = "units"
+SETS = "benchmark"
+"""What was measured, in COCO format."""
 FORCED_CHOICE = "Forced choice"
 """The fact that says why there is none."""
 
@@ -290,6 +293,7 @@ def prepare_evaluation(
 ) -> EvaluationJob:
     """Check a request, load the base model, and claim or recognise the folder.
 
+    It gets the sets in COCO format, unless they are the user's own, who has them.
     A use of the built-in test sets is written down (`EvaluationJob.use_log`).
 
     Args:
@@ -369,6 +373,8 @@ def prepare_evaluation(
         out,
     )
     claim_folder(job)
+    if benchmark != "folder" and not (out / SETS / ANNOTATIONS).is_file():
+        write_benchmark(sets, out / SETS)
     if job.use_log is not None:
         model = f"{backbone.version or backbone.name} {backbone.fingerprint[:12]}"
         log_use(job.use_log, ", ".join(chosen), model, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from conceptloom.errors import ConceptloomError
+from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.coco_format import load_benchmark, write_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.learning import build_request, resolve_config
@@ -55,6 +57,25 @@ def refused(folder: Path, match: str) -> None:
     with pytest.raises(ConceptloomError, match=match) as caught:
         folder_benchmark(folder)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# In COCO format
+
+
+def test_a_folder_in_coco_format_is_the_users_own_whatever_it_calls_itself(
+    folder: Path, tmp_path: Path
+) -> None:
+    sets = folder_benchmark(folder).sets
+    write_benchmark(Benchmark("builtin", "dev", sets), tmp_path / "coco")
+    found = folder_benchmark(tmp_path / "coco")
+    assert (found.name, found.split) == ("folder", "own")
+    assert [one.digests for one in found.sets] == [one.digests for one in sets]
+
+
+def test_a_set_in_coco_format_without_prompts_is_refused(folder: Path, tmp_path: Path) -> None:
+    (one,) = folder_benchmark(folder).sets
+    write_benchmark(Benchmark("mine", "own", (replace(one, prompts=()),)), tmp_path / "coco")
+    refused(tmp_path / "coco", "set 'garden' in .*annotations.json has no prompts")
 
 
 # What is read
