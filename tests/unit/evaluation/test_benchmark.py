@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_digests_tell_what_of_a_set_is_another() -> None:
     other = picture("a", "cat", "owl")
     painted = replace(other, pixels=other.pixels + 1)
     masked = replace(other, masks={"cat": ~other.masks["cat"], "owl": other.masks["owl"]})
-    changes = {
+    changes: dict[str, list[dict[str, Any]]] = {
         "pictures": [{"pictures": (painted, one.pictures[1])}],
         "masks": [{"pictures": (masked, one.pictures[1])}],
         "words": [
@@ -149,7 +150,7 @@ def test_digests_tell_what_of_a_set_is_another() -> None:
     assert replace(one, name="two").digests == one.digests
     for what, changed in changes.items():
         for change in changed:
-            digests = replace(one, **change).digests  # type: ignore[arg-type]
+            digests = replace(one, **change).digests
             assert [key for key in digests if digests[key] != one.digests[key]] == [what]
 
 

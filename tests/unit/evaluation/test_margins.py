@@ -135,9 +135,10 @@ def test_a_folder_without_the_file_or_the_judge_keeps_no_margin(tmp_path: Path) 
 def test_a_broken_file_of_an_evaluations_own_is_told_and_not_overwritten(tmp_path: Path, case: str) -> None:
     path = tmp_path / "margins.json"
     path.write_text(json.dumps(BROKEN[case]), encoding="utf-8")
-    for use in (lambda: kept_margin(KEY, path), lambda: save_margin(KEY, MARGIN, path)):
-        with pytest.raises(DataError, match="delete it, and they are measured again"):
-            use()
+    with pytest.raises(DataError, match="delete it, and they are measured again"):
+        kept_margin(KEY, path)
+    with pytest.raises(DataError, match="delete it, and they are measured again"):
+        save_margin(KEY, MARGIN, path)
     assert path.read_text(encoding="utf-8") == json.dumps(BROKEN[case])
 
 
