@@ -246,9 +246,12 @@ def test_a_folder_that_does_not_say_what_it_was_made_from_is_refused(
 ) -> None:
     path = job().out / "evaluation.json"
     told = json.loads(path.read_text(encoding="utf-8"))
-    del told["inputs"]
+    inputs = told.pop("inputs")
     path.write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(RunError, match="no note of its pictures"):
+        job()
+    path.write_text(json.dumps({**told, "inputs": {**inputs, "park": {}}}), encoding="utf-8")
+    with pytest.raises(RunError, match="more sets"):
         job()
 
 

@@ -454,8 +454,10 @@ def other_input(found: object, inputs: Mapping[str, Mapping[str, str]]) -> str:
     """What of the first set that changed is not as it was when the evaluation was begun, in words."""
     if not isinstance(found, dict):
         return "no note of its pictures, as earlier versions wrote"
-    name, digests = next((name, digests) for name, digests in inputs.items() if found.get(name) != digests)
-    before = found.get(name)
+    name = next((name for name, digests in inputs.items() if found.get(name) != digests), None)
+    if name is None:
+        return "more sets"
+    digests, before = inputs[name], found.get(name)
     before = before if isinstance(before, dict) else {}
     changed = [what for what, digest in digests.items() if before.get(what) != digest]
     told = {"words": "concepts, captions or prompts"}
