@@ -74,6 +74,8 @@ def stopped_runs(
     for key in keys:
         if has_unit(key, out / "units"):
             unit = load_unit(key, out / "units")
+            if unit.diverged is not None:
+                continue
             last = max(mask.step for mask in unit.masks)
             runs.append(Stopped(unit, stop_step(unit.masks, calm, least_iou), last))
     return runs

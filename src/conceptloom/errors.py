@@ -10,6 +10,7 @@ traceback. Mistakes of a caller's code are plain ``TypeError``, ``ValueError`` o
     ├── ConceptSetError   concept sets
     ├── BaseModelError    base models
     ├── RunError          run folders and their checkpoints
+    │   └── DivergedError a run whose loss does not stay finite
     ├── DeviceError       devices and number formats
     └── DataError         sprites, backgrounds and benchmarks
 """
@@ -47,6 +48,10 @@ class BaseModelError(ConceptloomError):
 
 class RunError(ConceptloomError):
     """A run folder cannot be used."""
+
+
+class DivergedError(RunError):
+    """A run's loss is no longer finite."""
 
 
 class DeviceError(ConceptloomError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,24 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from conceptloom.cli import build_app
-from conceptloom.cli.evaluate import TEST_LOG, command_line
+from conceptloom.cli.evaluate import command_line
 from conceptloom.errors import ConfigError, DataError, RunError
 from conceptloom.evaluation import api, image_findings
-from conceptloom.evaluation.api import FORCED_CHOICE, EvaluationJob, JudgeChoice, prepare_evaluation
-from conceptloom.evaluation.margins import Margin
+from conceptloom.evaluation.api import (
+    DEFAULT_METHODS,
+    FORCED_CHOICE,
+    EvaluationJob,
+    JudgeChoice,
+    prepare_evaluation,
+)
+from conceptloom.evaluation.margins import Margin, save_margin
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task
 from conceptloom.evaluation.report import Report, load_report, save_report
 from conceptloom.evaluation.runner import BaseModel
 from conceptloom.evaluation.study_key import read_key
 from conceptloom.evaluation.study_leaks import leaks
 from conceptloom.evaluation.units import MaskRecord, UnitResult, save_unit
+from conceptloom.learning import resolve_config
 from conceptloom.pictures import square_frame_mask, write_png
 from tiny_sets import tiny_benchmark_set
 
@@ -175,7 +184,13 @@ def test_a_report_on_what_is_finished_leaves_the_rest_out(
     save_unit(made_up(some.tasks[0], some.benchmark.sets[0], some.backbone.size), some.units)
     result = invoke("--methods", ",".join(METHODS), "--report-only", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
-    assert load_report(tmp_path / "out" / "report.json").facts["Work"].startswith("1 units")
+    report = load_report(tmp_path / "out" / "report.json")
+    assert report.facts["Work"].startswith("1 units")
+    ran, count = "1 set, masks over 1 seed, images of 1 set x 2 prompts x 2", len(some.tasks)
+    missing = f"{count - 1} of {count} runs are missing"
+    assert report.facts["Benchmark"] == f"folder, split own: {ran}; {missing}"
+    assert report.kind == "partial"
+    assert "Partial, runs are missing" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_of_another_evaluation_is_refused_with_the_difference(
@@ -184,6 +199,60 @@ def test_a_folder_of_another_evaluation_is_refused_with_the_difference(
     job()
     with pytest.raises(RunError, match="another smoke"):
         job(quick=True)
+
+
+def painted(folder: Path) -> None:
+    write_png(folder / "first.png", np.full((80, 100, 3), 7, np.uint8), None)
+
+
+def masked(folder: Path) -> None:
+    write_png(folder / "masks" / "first" / "pet.png", np.eye(80, 100, dtype=np.uint8) * 255, None)
+
+
+def asked(folder: Path) -> None:
+    path = folder / "set.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("on the beach", "at the beach"), encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (painted, "other pictures of set 'yard'"),
+        (masked, "other masks of set 'yard'"),
+        (asked, "other concepts, captions or prompts of set 'yard'"),
+    ],
+)
+def test_runs_are_not_mixed_with_those_of_inputs_that_were_changed(
+    change: Callable[[Path], None],
+    told: str,
+    job: Callable[..., EvaluationJob],
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    job(data=mine)
+    job(data=mine)  # the same goes on
+    change(mine / "yard")
+    with pytest.raises(RunError, match=told) as caught:
+        job(data=mine)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_that_does_not_say_what_it_was_made_from_is_refused(
+    job: Callable[..., EvaluationJob],
+) -> None:
+    path = job().out / "evaluation.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    inputs = told.pop("inputs")
+    path.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(RunError, match="no note of its pictures"):
+        job()
+    path.write_text(json.dumps({**told, "inputs": {**inputs, "park": {}}}), encoding="utf-8")
+    with pytest.raises(RunError, match="more sets"):
+        job()
 
 
 def test_a_folder_of_other_files_is_refused(job: Callable[..., EvaluationJob], tmp_path: Path) -> None:
@@ -227,19 +296,17 @@ def test_a_study_leaks_nothing_of_methods_and_sets(job: Callable[..., Evaluation
     assert read_key(key).methods == {"ours": "paper", "baseline": "fixed"}
 
 
-def test_a_use_of_the_test_split_is_written_down_where_it_ran(
-    job: Callable[..., EvaluationJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_set_that_diverged_with_either_method_is_not_in_the_study(
+    job: Callable[..., EvaluationJob],
 ) -> None:
-    from conceptloom.cli.evaluate import write_down
-
-    monkeypatch.chdir(tmp_path)
-    some = job()
-    assert write_down(some) == some.out / TEST_LOG.name
-    (tmp_path / "docs").mkdir()
-    write_down(some)
-    assert write_down(some) == TEST_LOG
-    lines = (tmp_path / TEST_LOG).read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if "fixed, paper, words" in line]) == 2
+    asked = job(study="random")
+    finish(asked)
+    task = next(task for task in asked.tasks if task.key.method == "paper" and task.key.set == "yard")
+    done = made_up(task, asked.benchmark.sets[1], asked.backbone.size)
+    save_unit(replace(done, masks=(), images={}, diverged="not finite"), asked.units)
+    _, key = asked.export_study("random")
+    assert "yard" not in key.read_text(encoding="utf-8")
+    assert "garden" in key.read_text(encoding="utf-8")
 
 
 def test_a_command_is_told_without_the_machines_folders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +323,47 @@ def test_a_judge_that_cannot_be_loaded_is_refused_before_the_hours(
     with pytest.raises(DataError, match="name the local folder"):
         job(judge=JudgeChoice("clip"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let base models pass for versions of the built-in one."""
+    load = BaseModel.load
+
+    def renamed(base: BaseModel) -> Any:
+        backbone = load(base)
+        backbone.version = "builtin-1"
+        return backbone
+
+    monkeypatch.setattr(BaseModel, "load", renamed)
+
+
+@pytest.mark.usefixtures("of_ours")
+def test_without_a_named_judge_the_examiner_looks_at_drawings_alone_and_the_report_says_why(
+    job: Callable[..., EvaluationJob], drawings: Callable[..., EvaluationJob]
+) -> None:
+    assert drawings("dev", judge=None).judge == JudgeChoice("examiner")
+    photographs = job()
+    assert photographs.judge is None
+    report = report_on(photographs)
+    assert "images" not in {table.key for table in report.tables}
+    assert "the examiner knows drawings alone" in report.facts["Judge"]
+
+
+def test_what_pictures_are_not_is_told_before_anything_runs(
+    pictures: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RunError("stopped before the first run")
+
+    monkeypatch.setattr("conceptloom.evaluation.api.run_tasks", refuse)
+    shutil.copytree(pictures, tmp_path / "mine")
+    (tmp_path / "mine" / "yard" / "first.png").rename(tmp_path / "mine" / "yard" / "first.jpg")
+    base = ("--base-model", str(tiny_folder), "--device", "cpu", "--dtype", "float32")
+    given = ("--benchmark", "folder", "--data", str(tmp_path / "mine"), "--methods", "words")
+    result = run(*base, *given, "--out", str(tmp_path / "out"))
+    assert "stopped before the first run" in result.stderr
+    assert "note: 'first' is a PNG file, though its name ends in .jpg" in result.output
 
 
 def test_a_judges_folder_without_its_name_is_refused(invoke: Callable[..., Result], tmp_path: Path) -> None:
@@ -276,6 +384,7 @@ def drawings(
     monkeypatch.setattr(api, "SMOKE", Size(2, 1, 2, prompts=2, images=1, shown=1, smoke=True))
     monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 2)
     monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 1)
+    monkeypatch.chdir(tmp_path)  # uses of test are not this checkout's
     base = BaseModel(str(tiny_folder), "cpu", "float32")
 
     def prepare(split: str, out: str = "", **given: Any) -> EvaluationJob:
@@ -300,6 +409,34 @@ def test_dev_leaves_the_margin_by_which_test_is_judged(drawings: Callable[..., E
     assert not (dev.out.parent / "test" / "margins.json").exists()
 
 
+def test_a_margin_that_dev_has_left_stays_whatever_is_run_later(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    dev = drawings("dev")
+    report_on(dev)
+    path = dev.out / "margins.json"
+    (key,) = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    save_margin(key, Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200), path)
+    (table,) = (table for table in drawings("dev").report({}).tables if table.key == "table-1")
+    assert "The margin, 0.0625," in table.note
+
+
+def test_dev_measures_no_margin_before_all_of_its_runs_are_finished(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    dev = drawings("dev")
+    finish(dev)
+    missing = next(task.key for task in dev.margin_tasks if task.key.seed == 1)
+    shutil.rmtree(dev.units / missing.folder_name)
+    report = dev.report({})
+    assert "table-1" not in {table.key for table in report.tables}
+    assert report.facts[FORCED_CHOICE].endswith(
+        "the 4 runs of paper that draw at two seeds are finished; 1 missing"
+    )
+    assert not (dev.out / "margins.json").exists()
+
+
 def test_without_a_margin_of_dev_test_says_why_there_is_no_table_one(
     drawings: Callable[..., EvaluationJob],
 ) -> None:
@@ -309,6 +446,18 @@ def test_without_a_margin_of_dev_test_says_why_there_is_no_table_one(
     told = report.facts[FORCED_CHOICE]
     assert "has not been measured on dev: run 'conceptloom evaluate --split dev --methods paper" in told
     assert len(told.splitlines()) == 1
+
+
+def test_every_use_of_the_test_sets_is_written_down_and_none_of_others(
+    drawings: Callable[..., EvaluationJob],
+) -> None:
+    drawings("dev")
+    first, _ = drawings("test"), drawings("test", command="conceptloom evaluate --split test")
+    assert first.use_log == first.out / "test-set-log.md"
+    lines = first.use_log.read_text(encoding="utf-8").splitlines()
+    told = [line.split(" | ")[1:] for line in lines if "fixed, paper" in line]
+    assert [cells[-1] for cells in told] == ["`Python` |", "`conceptloom evaluate --split test` |"]
+    assert list(first.out.parent.glob("*/test-set-log.md")) == [first.use_log]
 
 
 def test_nothing_is_missing_where_nobody_judges_or_ours_is_not_compared(
@@ -343,6 +492,17 @@ def test_a_smoke_run_votes_with_what_ships_and_not_without(
     report = report_on(drawings("dev", quick=True))
     assert "table-1" in {table.key for table in report.tables}
     assert report.kind == "smoke"
+
+
+def test_the_sets_of_an_evaluation_are_left_as_a_folder_that_can_be_evaluated(
+    drawings: Callable[..., EvaluationJob], job: Callable[..., EvaluationJob]
+) -> None:
+    dev = drawings("dev")
+    again = job("again", data=dev.out / "benchmark")
+    assert [one.digests for one in again.benchmark.sets] == [one.digests for one in dev.benchmark.sets]
+    assert again.benchmark.name == "folder"
+    assert not (again.out / "benchmark").exists()
+    assert drawings("dev").out == dev.out  # it goes on beside them
 
 
 def test_that_the_margin_is_missing_is_told_before_the_hours(
@@ -381,6 +541,24 @@ def test_margins_are_for_a_judge_on_the_built_in_benchmark(
         job(judge=JudgeChoice("examiner"), margins=tmp_path / "margins.json")
     with pytest.raises(ConfigError, match="name one with --judge"):
         drawings("test", judge=None, margins=tmp_path / "margins.json")
+
+
+# Methods
+
+
+def test_the_command_compares_by_default_what_python_callers_compare(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def refuse(*_: Any, methods: Any, **__: Any) -> Any:
+        asked.append(tuple(methods))
+        raise RunError("enough")
+
+    monkeypatch.setattr(api, "prepare_evaluation", refuse)
+    run("--base-model", str(tiny_folder), "--out", str(tmp_path / "out"))
+    assert asked == [DEFAULT_METHODS]
+    assert resolve_config("builtin").method in DEFAULT_METHODS
 
 
 # Sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,28 @@ def test_a_unit_that_stops_halfway_is_not_there(
     next(iter(events))
     events.close()  # type: ignore[attr-defined]
     assert not has_unit(key, tmp_path / "units")
+    assert not scratch.exists()
+
+
+def test_a_run_whose_loss_does_not_stay_finite_is_kept_with_its_reason_and_done(
+    one: BenchmarkSet, tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = tiny_backbone.predict, itertools.count()
+
+    def predict(*args: Any) -> Any:
+        return original(*args) * (float("nan") if next(calls) >= QUICK["initial_timesteps"] else 1)
+
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    key, scratch = UnitKey("one", "fixed", 0), tmp_path / "scratch"
+    overrides = {**quick("fixed"), "em_steps": 8, "joint_steps": 0}
+    *_, last = run_unit(key, one, tiny_backbone, scratch, draws={0: 1}, overrides=overrides)
+    assert isinstance(last, UnitResult)
+    save_unit(last, tmp_path / "units")
+    assert has_unit(key, tmp_path / "units")
+    again = load_unit(key, tmp_path / "units")
+    assert again.diverged is not None
+    assert again.diverged.startswith("the loss is no longer finite at EM step ")
+    assert (again.masks, again.images) == ((), {})
     assert not scratch.exists()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptloom.cli.learn import duration
+from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import BaseModelOption, DeviceChoice, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
     from conceptloom.evaluation.api import EvaluationJob
-
-TEST_LOG = Path("docs") / "test-set-log.md"
 
 
 class BenchmarkChoice(StrEnum):
@@ -68,10 +66,10 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,NAME",
-            help="gt, fixed, paper, refined, refined-once (its first masks, EM off), literal,"
+            help="gt, fixed, paper, refined (the default of learn), refined-once (its first masks, EM off), literal,"
             " inversion (textual inversion without masks), words (the base model with class words).",
         ),
-    ] = "gt,fixed,paper,inversion,words",
+    ] = "gt,fixed,paper,refined,inversion,words",
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=100, help="Seeds of the masks; 3 unless given.")
     ] = None,
@@ -95,7 +93,7 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="Who looks at the images: examiner (ships), or clip, dinov2, siglip from --judge-folder."
-            " Default: examiner on the built-in model, else nobody.",
+            " Default: examiner on the built-in benchmark and model, else nobody.",
         ),
     ] = None,
     judge_folder: Annotated[
@@ -109,7 +107,12 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The pictures of benchmark coco or folder.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The pictures of benchmark coco or folder (docs/evaluation.md: how they lie); for folder also what"
+            " another evaluation left in DIR/benchmark.",
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -159,10 +162,12 @@ def evaluate(
         margins=margins,
         study=None if study is None else study.value,
         base=BaseModel(base_model, device.value, dtype.value),
+        command=command_line(),
     )
+    tell_notes(picture for one in job.benchmark.sets[: job.size.sets] for picture in one.pictures)
     begun = time.monotonic()
-    if split is SplitChoice.test and benchmark is BenchmarkChoice.builtin:
-        typer.echo(f"written down in {write_down(job)}")
+    if job.use_log is not None:
+        typer.echo(f"written down in {job.use_log}")
     if job.missing_margin is not None:
         typer.echo(f"{FORCED_CHOICE}: {job.missing_margin}")
     if not report_only:
@@ -176,22 +181,6 @@ def evaluate(
     if study is not None:
         for path in job.export_study(study.value):
             typer.echo(path)
-
-
-def write_down(job: EvaluationJob) -> Path:
-    """Append this use of the test split to the log: beside the other documents in a checkout, else in DIR."""
-    path = TEST_LOG if TEST_LOG.parent.is_dir() else job.out / TEST_LOG.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(
-            "# Uses of the test split\n\n| when (UTC) | methods | base model | command |\n|---|---|---|---|\n",
-            encoding="utf-8",
-        )
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    base = f"{job.backbone.version or job.backbone.name} {job.backbone.fingerprint[:12]}"
-    with path.open("a", encoding="utf-8") as log:
-        log.write(f"| {when} | {', '.join(job.methods)} | {base} | `{command_line()}` |\n")
-    return path
 
 
 def command_line() -> str:

@@ -18,6 +18,7 @@ from conceptloom.errors import ConfigError, RunError
 from conceptloom.evaluation.assembly import Findings, build_report
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import BuiltinSplit, builtin_benchmark
+from conceptloom.evaluation.coco_format import ANNOTATIONS, write_benchmark
 from conceptloom.evaluation.coco_selection import coco_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.evaluation.image_findings import (
@@ -33,6 +34,7 @@ from conceptloom.evaluation.margins import (
     BUILTIN,
     MARGINS,
     Margin,
+    kept_margin,
     load_margin,
     margin_key,
     save_margin,
@@ -47,14 +49,17 @@ from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, ru
 from conceptloom.evaluation.study_bundle import export_study_bundle
 from conceptloom.evaluation.study_export import study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
+from conceptloom.evaluation.use_log import log_use, use_log
 from conceptloom.judges.features import load_feature_judge
 from conceptloom.runs import provenance, require_place, write_json_atomic
 
 BenchmarkName = Literal["builtin", "coco", "folder"]
 BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
-DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "inversion", "words")
+DEFAULT_METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper", "refined", "inversion", "words")
 DESCRIPTION = "evaluation.json"
 UNITS = "units"
+SETS = "benchmark"
+"""What was measured, in COCO format."""
 FORCED_CHOICE = "Forced choice"
 """The fact that says why there is none."""
 
@@ -111,6 +116,15 @@ class EvaluationJob:
         return missing_tasks(self.tasks, self.units)
 
     @property
+    def margin_tasks(self) -> tuple[Task, ...]:
+        """Those whose images the neutral margin is measured on: our method's at both seeds; none in a smoke run."""
+        ours = [
+            task for task in self.comparison if task.key.method == our_method(self.methods) and task.images
+        ]
+        again = {task.key.set for task in ours if task.key.seed == 1}
+        return tuple(task for task in ours if task.key.set in again)
+
+    @property
     def missing_margin(self) -> str | None:
         """Why test images are not voted on, and what to run, in a line; None where the margin is there or not needed.
 
@@ -129,6 +143,11 @@ class EvaluationJob:
             f" again with --margins DEV/{MARGINS}"
         )
 
+    @property
+    def use_log(self) -> Path | None:
+        """Where this use of the built-in test sets is written down; None of other sets."""
+        return use_log(self.out) if (self.benchmark.name, self.benchmark.split) == (BUILTIN, "test") else None
+
     def events(self, workers: int) -> Generator[UnitDone, None, None]:
         """Run what is missing; see `run_tasks`."""
         return run_tasks(self.tasks, self.benchmark, self.base, self.units, workers)
@@ -140,7 +159,9 @@ class EvaluationJob:
         )
 
     def report(self, facts: Mapping[str, str]) -> Report:
-        """What the finished units show; a neutral margin that they measure on dev is left in `out` for test.
+        """What the finished units show; a neutral margin that they measure on dev is left in `out`.
+
+        It is measured once, when all runs that it takes are finished: the next report, and test, vote by the same.
 
         Raises:
             ConfigError: no unit is finished.
@@ -156,13 +177,12 @@ class EvaluationJob:
         judged = None
         if bench is not None:
             judged = judge_images(bench, self.benchmark, self.size, results, self.margin)
-            if judged.margin is not None and judged.margin.is_of_dev and self.margin is None:
-                key = margin_key(bench.fingerprint, self.backbone.fingerprint)
-                save_margin(key, judged.margin, self.out / MARGINS)
-        findings = Findings(
-            self.benchmark, self.methods, self.size, results, judged, tuple(self._parts_rows(bench))
-        )
-        return build_report(findings, self.backbone, {**facts, **self.facts(bench, judged)})
+            if self.margin is None:
+                judged = self._with_own_margin(judged, bench)
+        parts = tuple(self._parts_rows(bench))
+        missing = len(self.missing)
+        findings = Findings(self.benchmark, self.methods, self.size, results, judged, parts, missing)
+        return build_report(findings, self.backbone, {**facts, **self.facts(results, bench, judged)})
 
     def export_study(self, name: str) -> tuple[Path, Path]:
         """Write a protocol's study for people and, in a file of its own, its key: folder and key file.
@@ -172,8 +192,11 @@ class EvaluationJob:
             RunError: the study is there already.
         """
         seed = secrets.randbits(63)
-        whole = [unit for unit in self.results() if unit.images and unit.key.seed == 0]
+        results = self.results()
         methods: Mapping[Method, str] = {"ours": our_method(self.methods) or "", "baseline": BASELINE}
+        compared = [unit for unit in results if unit.key.method in methods.values() and unit.key.seed == 0]
+        diverged = {unit.key.set for unit in compared if unit.diverged is not None}
+        whole = [unit for unit in compared if unit.images and unit.key.set not in diverged]
         ours, baseline = ([unit for unit in whole if unit.key.method == name] for name in methods.values())
         protocol = PROTOCOLS[name]
         comparisons = study_comparisons(self.benchmark, ours, baseline, protocol, seed)
@@ -181,11 +204,17 @@ class EvaluationJob:
         export_study_bundle(comparisons, protocol, folder, key, methods=methods, seed=seed)
         return folder, key
 
-    def facts(self, bench: Bench | None, judged: Judged | None) -> dict[str, str]:
+    def facts(
+        self, results: Sequence[UnitResult], bench: Bench | None, judged: Judged | None
+    ) -> dict[str, str]:
         """How it was measured, a line each."""
-        size, where = self.size, provenance()
+        where = provenance()
         versions = {name: where[name] for name in ("conceptloom", "python", "torch")}
         judge = "none: images are shown, not measured"
+        if self.benchmark.name != BUILTIN:
+            judge += (
+                "; the examiner knows drawings alone, so other pictures need --judge clip, dinov2 or siglip"
+            )
         if bench is not None:
             margin = None if judged is None else judged.margin
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
@@ -194,17 +223,48 @@ class EvaluationJob:
                 rates = ", ".join(f"{share:.3f} of {kind}" for kind, share in bench.unknown.items())
                 judge += f"; says unknown of no more than {rates} drawings"
         missing = self.missing_margin
+        left = missing_tasks(self.margin_tasks, self.units)
+        if missing is None and judged is not None and judged.margin is None and left:
+            missing = (
+                f"not made (Table 1) yet: the neutral margin is measured once, when the {len(self.margin_tasks)} runs"
+                f" of {our_method(self.methods)} that draw at two seeds are finished; {len(left)} missing"
+            )
         return {
             **({} if missing is None else {FORCED_CHOICE: missing}),
-            "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {size.sets} sets, masks over"
-            f" {size.seeds} seed{'s' * (size.seeds > 1)}, images of"
-            f" {size.image_sets} sets x {size.prompts} prompts x {size.images}",
+            "Benchmark": f"{self.benchmark.name}, split {self.benchmark.split}: {self._what_ran(results)}",
             "Base model": f"{self.backbone.version or self.backbone.name}, {self.backbone.fingerprint[:12]}",
             "Judge": judge,
             "Machine": machine(),
             "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "Date": str(where["date"])[:10],
         }
+
+    def _what_ran(self, results: Sequence[UnitResult]) -> str:
+        """How much is finished, and how much is missing."""
+        learned = {unit.key.set for unit in results}
+        seeds = {unit.key.seed for unit in results if unit.masks} & set(range(self.size.seeds))
+        drew = {unit.key.set for unit in results if unit.images}
+        prompts = max((len(one.prompts) for one in self.benchmark.sets if one.name in drew), default=0)
+        told = f"{len(learned)} set{'s' * (len(learned) > 1)}"
+        if seeds:
+            told += f", masks over {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        if drew:
+            prompts = min(prompts, self.size.prompts)
+            told += (
+                f", images of {len(drew)} set{'s' * (len(drew) > 1)} x {prompts} prompts x {self.size.images}"
+            )
+        if missing := len(self.missing):
+            told += f"; {missing} of {len(self.tasks)} runs are missing"
+        return told
+
+    def _with_own_margin(self, judged: Judged, bench: Bench) -> Judged:
+        """Without the margin that its units measure where some of them are missing; else it is kept for good."""
+        if missing_tasks(self.margin_tasks, self.units):
+            return replace(judged, margin=None)
+        if judged.margin is not None and judged.margin.is_of_dev:
+            key = margin_key(bench.fingerprint, self.backbone.fingerprint)
+            save_margin(key, judged.margin, self.out / MARGINS)
+        return judged
 
     def _drawing_sets(self) -> Benchmark:
         """The sets that draw images."""
@@ -233,8 +293,12 @@ def prepare_evaluation(
     judge: JudgeChoice | None = None,
     margins: str | Path | None = None,
     study: str | None = None,
+    command: str = "Python",
 ) -> EvaluationJob:
     """Check a request, load the base model, and claim or recognise the folder.
+
+    It gets the sets in COCO format, unless they are the user's own, who has them.
+    A use of the built-in test sets is written down (`EvaluationJob.use_log`).
 
     Args:
         benchmark: which.
@@ -246,14 +310,17 @@ def prepare_evaluation(
         parts: also the table "Parts", on `dev` of the built-in benchmark.
         data: folder of the COCO data or of the user's sets.
         base: the base model; None for the built-in one.
-        judge: who looks at the images; None for the examiner on the built-in base model, for nobody elsewhere.
-        margins: file that an evaluation on dev with the same judge and base model left; None for what ships.
+        judge: who looks at the images; None for the examiner on the built-in benchmark and base model, for nobody
+            elsewhere.
+        margins: file that an evaluation on dev with the same judge and base model left; None for what `out` holds
+            already, or else ships.
         study: "random" or "coco" to draw as many images as that study of people needs.
+        command: what asks, for the log of uses of the test sets.
 
     Raises:
         ConfigError: an unknown method or benchmark, a folder missing or in excess, parts of something else, margins
             of another judge or base model.
-        RunError: `out` holds another evaluation.
+        RunError: `out` holds another evaluation, or the log is no text.
         DataError: the benchmark, the judge or the margins cannot be read.
     """
     chosen = parse_methods(methods)
@@ -277,7 +344,7 @@ def prepare_evaluation(
     sets = load_sets(benchmark, split, size, backbone, data)
     count = min(size.sets, len(sets.sets))
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
-    if judge is None and backbone.version is not None and count > 1:
+    if judge is None and benchmark == BUILTIN and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
     margin = None
     if judge is None and margins is not None:
@@ -292,7 +359,11 @@ def prepare_evaluation(
         for position in range(size.image_sets):
             stranger(sets.sets[: size.image_sets], position)
         key = margin_key(judge_fingerprint(sets, judge.name, judge.folder), backbone.fingerprint)
-        margin = shipped_margin(key) if margins is None else load_margin(key, Path(margins).expanduser())
+        if margins is not None:
+            margin = load_margin(key, Path(margins).expanduser())
+        else:
+            own = kept_margin(key, out / MARGINS) if benchmark == BUILTIN else None
+            margin = own or shipped_margin(key)
     job = EvaluationJob(
         sets,
         chosen,
@@ -306,6 +377,11 @@ def prepare_evaluation(
         out,
     )
     claim_folder(job)
+    if benchmark != "folder" and not (out / SETS / ANNOTATIONS).is_file():
+        write_benchmark(sets, out / SETS)
+    if job.use_log is not None:
+        model = f"{backbone.version or backbone.name} {backbone.fingerprint[:12]}"
+        log_use(job.use_log, ", ".join(chosen), model, command)
     return job
 
 
@@ -355,6 +431,7 @@ def claim_folder(job: EvaluationJob) -> None:
             for name in METHODS
             if name != "words"
         },
+        "inputs": {one.name: one.digests for one in job.benchmark.sets},
     }
     path = job.out / DESCRIPTION
     if path.is_file():
@@ -364,14 +441,31 @@ def claim_folder(job: EvaluationJob) -> None:
             raise RunError(f"{path} cannot be read: choose another --out, or delete the folder") from error
         found = found if isinstance(found, dict) else {}
         if different := [key for key, value in described.items() if found.get(key) != value]:
+            what = f"another {different[0]}"
+            if different[0] == "inputs":
+                what = other_input(found.get("inputs"), described["inputs"])
             raise RunError(
-                f"{job.out} holds an evaluation with another {different[0]}: choose another --out,"
+                f"{job.out} holds an evaluation with {what}: choose another --out,"
                 " or delete the folder to start again"
             )
         return
     if job.out.is_dir() and any(job.out.iterdir()):
         raise RunError(f"{job.out} is not empty and holds no evaluation: choose another --out")
     write_json_atomic(path, described)
+
+
+def other_input(found: object, inputs: Mapping[str, Mapping[str, str]]) -> str:
+    """What of the first set that changed is not as it was when the evaluation was begun, in words."""
+    if not isinstance(found, dict):
+        return "no note of its pictures, as earlier versions wrote"
+    name = next((name for name, digests in inputs.items() if found.get(name) != digests), None)
+    if name is None:
+        return "more sets"
+    digests, before = inputs[name], found.get(name)
+    before = before if isinstance(before, dict) else {}
+    changed = [what for what, digest in digests.items() if before.get(what) != digest]
+    told = {"words": "concepts, captions or prompts"}
+    return f"other {' and '.join(told.get(what, what) for what in changed)} of set '{name}'"
 
 
 def machine() -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from conceptloom.backbone import Backbone, family_of
 from conceptloom.evaluation.benchmark import Benchmark
@@ -38,7 +39,7 @@ from conceptloom.evaluation.picture_grids import (
     worst_images_grid,
 )
 from conceptloom.evaluation.plan import MASKS, QUICK, Size
-from conceptloom.evaluation.report import Curves, Grid, Report, Row, Table, measured
+from conceptloom.evaluation.report import Curves, Grid, Kind, Report, Row, Table, measured
 from conceptloom.evaluation.run_strip import strip_grid
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
@@ -47,6 +48,7 @@ COVERAGE = (
     "95 %. Few scenes make them too short: comparing a method with itself over 20 scenes in 100 simulations, the 95 %"
     " interval of the forced choice held .5 in 90"
 )
+Of = TypeVar("Of", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,7 @@ class Findings:
         results: the finished units of the comparison.
         judged: scores of the images, None where no judge looked.
         parts: rows of the table "Parts", empty where it was not run.
+        missing: how many of the runs asked for are not finished.
     """
 
     benchmark: Benchmark
@@ -68,6 +71,14 @@ class Findings:
     results: tuple[UnitResult, ...]
     judged: Judged | None = None
     parts: tuple[PartRow, ...] = ()
+    missing: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the numbers count."""
+        if self.size.smoke:
+            return "smoke"
+        return "partial" if self.missing else "evidence"
 
 
 def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str]) -> Report:
@@ -91,9 +102,14 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     place = 1 if grids and grids[0] is not None and grids[0].key == "figure-1" else 0
     grids.insert(place, strip_grid(results, album))
     return Report(
-        kind="smoke" if findings.size.smoke else "evidence",
+        kind=findings.kind,
         title=f"Evaluation: {findings.benchmark.name}, {findings.benchmark.split}",
-        facts={**facts, "Work": _work(findings.results), "Intervals": COVERAGE},
+        facts={
+            **facts,
+            "Work": _work(findings.results),
+            "Intervals": COVERAGE,
+            **_diverged(findings.results),
+        },
         tables=(*tables, *images, *parts, cost_table(findings)),
         curves=curves,
         grids=tuple(grid for grid in grids if grid is not None),
@@ -102,7 +118,10 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
 
 
 def image_tables(findings: Findings) -> tuple[Table, ...]:
-    """Tables of images; none where no judge looked or nothing was drawn."""
+    """Tables of images; none where no judge looked or nothing was drawn.
+
+    Votes are over images that both methods drew, means over the sets of which every method drew some.
+    """
     judged = findings.judged
     if judged is None or not judged.compared:
         return ()
@@ -110,17 +129,42 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
         method for method in findings.methods if any(score.method == method for score in judged.compared)
     ]
     ours = [method for method in OURS if method in drawn]
-    tables = (
+    votes = _present(
         preference_table(judged, ours, BASELINE),
         preference_split_table(judged, findings.benchmark, ours, BASELINE),
         rivals_table(judged, ours, drawn),
-        metric_table(judged, drawn, findings.results),
+    )
+    changes = _present(
         image_change_table(judged, ours, BASELINE),
         image_change_split_table(judged, findings.benchmark, ours, BASELINE),
-        identity_table(judged, findings.benchmark, drawn),
-        kind_table(judged, drawn),
     )
+    common = common_to_all((score.method, score.set) for score in judged.compared)
+    if not common:
+        return (*votes, *changes)
+    alike = replace(
+        judged,
+        compared=tuple(score for score in judged.compared if score.set in common),
+        sanity=tuple(score for score in judged.sanity if score.set in common),
+    )
+    return (
+        *votes,
+        metric_table(alike, drawn, [unit for unit in findings.results if unit.key.set in common]),
+        *changes,
+        identity_table(alike, findings.benchmark, drawn),
+        kind_table(alike, drawn),
+    )
+
+
+def _present(*tables: Table | None) -> tuple[Table, ...]:
     return tuple(table for table in tables if table is not None)
+
+
+def common_to_all(pairs: Iterable[tuple[str, Of]]) -> frozenset[Of]:
+    """What every method has, of (method, what it has): means over anything else are not of the same things."""
+    by_method: dict[str, set[Of]] = defaultdict(set)
+    for method, what in pairs:
+        by_method[method].add(what)
+    return frozenset(set.intersection(*by_method.values()))
 
 
 def parts_report_table(rows: Sequence[PartRow]) -> Table:
@@ -133,8 +177,8 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
         note="IoU of subjects and backgrounds at the end, 95 % bootstrap intervals over nouns; differences to paper on"
         " the same scene and concept, intervals over scenes. Rows whose switch is the preset are paper's own runs."
         " Refused: masks that the rescue rules refused, of all that were made. Collapsed: scenes whose last masks hold"
-        " an empty, full or doubled one. Seconds: learning a scene, to stage 3 or 4. All runs, paper's own among them,"
-        f" took {hours:.1f} hours of one worker.",
+        " an empty, full or doubled one. Scenes: those whose run is done and did not diverge. Seconds: learning a"
+        f" scene, to stage 3 or 4. All runs, paper's own among them, took {hours:.1f} hours of one worker.",
         columns=(
             "subjects",
             "less paper",
@@ -173,46 +217,59 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
 def mask_findings(
     findings: Findings, backbone: Backbone, scored: list[ScoredMask]
 ) -> tuple[tuple[Table, ...], tuple[Curves, ...]]:
-    """Tables and curves of masks; none where no mask has a truth."""
+    """Tables and curves of masks; none where no mask has a truth.
+
+    Means and curves are over the runs, set and seed, that every method finished; failures are counted over all.
+    """
+    diverged: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for unit in findings.results:
+        diverged[unit.key.method].append((unit.key.set, unit.diverged is not None))
     if not scored:
-        return (), ()
+        failed = any(unit.diverged is not None for unit in findings.results)
+        return ((failure_table((), {}, diverged),) if failed else ()), ()
     methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]
     crf = resolve_config(family_of(backbone.version), {"method": "paper"}).crf.crf_config()
     latent = (backbone.latent_shape[1], backbone.latent_shape[2])
-    measured_sets = {mask.set for mask in scored}
+    common = common_to_all((mask.method, (mask.set, mask.seed)) for mask in scored)
+    alike = [mask for mask in scored if (mask.set, mask.seed) in common]
+    swaps: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    every = {one.name: one for one in findings.benchmark.sets}
+    for unit in findings.results:
+        if unit.key.method in methods and unit.masks:
+            found = swapped_pictures(every[unit.key.set], unit).values()
+            swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
+    order = {str(method): place for place, method in enumerate(methods)}
+    changes = change_table(scored, methods)
+    failures = failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps, diverged)
+    if not alike:
+        return (changes, failures), ()
+    measured_sets = {mask.set for mask in alike}
     shown = Benchmark(
         findings.benchmark.name,
         findings.benchmark.split,
         tuple(one for one in findings.benchmark.sets if one.name in measured_sets),
     )
     references = reference_masks(shown, backbone.size, latent, crf)
-    sets = {one.name: one for one in shown.sets}
-    swaps: dict[str, list[tuple[str, bool]]] = defaultdict(list)
-    for unit in findings.results:
-        if unit.key.method in methods and unit.masks and unit.key.set in sets:
-            found = swapped_pictures(sets[unit.key.set], unit).values()
-            swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
-    everything = [*scored, *references]
-    order = {str(method): place for place, method in enumerate(methods)}
+    everything = [*alike, *references]
     framing = [mask for mask in references if mask.method in (ORACLE, TRIVIAL)]
     flat = [method for method in methods if method in FINDS_ONCE]
     moving = [method for method in methods if method not in FINDS_ONCE]
     tables = (
         mask_table(everything, [*methods, ORACLE, ORACLE_NO_CRF, TRIVIAL]),
-        change_table(scored, methods),
-        change_split_table(scored, shown, methods),
+        changes,
+        change_split_table(scored, findings.benchmark, methods),
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
-        failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps),
+        failures,
     )
-    curves = mask_curves([*scored, *framing], shown, moving, [*flat, ORACLE, TRIVIAL])
+    curves = mask_curves([*alike, *framing], shown, moving, [*flat, ORACLE, TRIVIAL])
     return tables, (curves,)
 
 
 def set_results(findings: Findings, side: int) -> list[SetResults]:
-    """By set, in order, its units at the first seed; those that drew images before those that did not."""
+    """By set, in order, its units at the first seed that left something; those with images before those without."""
     by_set: dict[str, dict[str, UnitResult]] = defaultdict(dict)
     for unit in sorted(findings.results, key=lambda unit: not unit.images):
-        if unit.key.seed == 0:
+        if unit.key.seed == 0 and unit.diverged is None:
             by_set[unit.key.set].setdefault(unit.key.method, unit)
     ours = our_method({unit.key.method for unit in findings.results}) or OURS[0]
     return [
@@ -251,3 +308,12 @@ def _work(results: tuple[UnitResult, ...]) -> str:
     seconds = sum(sum(unit.seconds.values()) for unit in results)
     images = sum(len(unit.images) for unit in results)
     return f"{len(results)} units, {images} images, {seconds / 3600:.1f} worker hours"
+
+
+def _diverged(results: Sequence[UnitResult]) -> dict[str, str]:
+    """How many runs ended early and why the first did; nothing where none did."""
+    reasons = [(unit.key.folder_name, unit.diverged) for unit in results if unit.diverged is not None]
+    if not reasons:
+        return {}
+    name, reason = reasons[0]
+    return {"Diverged": f"{len(reasons)} of {len(results)} runs; the first, {name}: {reason}"}

@@ -6,10 +6,14 @@ shows only in what the tables split by.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, get_args
+
+import numpy as np
 
 from conceptloom.backbone import PLACEHOLDER, refuse_stray_brackets
 from conceptloom.concepts import Concept, ConceptKind
@@ -230,6 +234,30 @@ class BenchmarkSet:
     def nouns(self) -> tuple[str, ...]:
         """Its concepts' nouns, each once, sorted: what the set has in common with other sets."""
         return tuple(sorted({concept.noun for concept in self.concepts}))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what runs learn from and are measured by, by "pictures", "masks" and "words" (all else)."""
+        words = {
+            "concepts": [asdict(concept) for concept in self.concepts],
+            "contains": {name: list(contained) for name, contained in self.contains.items()},
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "shown": [asdict(prompt) for prompt in self.shown],
+            "captions": dict(self.captions),
+            "place_type": self.place_type,
+        }
+        pictures, masks = hashlib.sha256(), hashlib.sha256()
+        for picture in self.pictures:
+            pictures.update(f"{picture.name} {picture.size}".encode())
+            pictures.update(np.ascontiguousarray(picture.pixels).tobytes())
+            for name, mask in sorted(picture.masks.items()):
+                masks.update(f"{picture.name} {name} {mask.shape}".encode())
+                masks.update(np.ascontiguousarray(mask).tobytes())
+        return {
+            "pictures": pictures.hexdigest(),
+            "masks": masks.hexdigest(),
+            "words": hashlib.sha256(json.dumps(words).encode()).hexdigest(),
+        }
 
     def pictures_with(self, name: str) -> tuple[Picture, ...]:
         """The pictures that contain the concept."""

@@ -242,7 +242,8 @@ def _picture_from(coco: Any, entry: _PictureEntry, folder: Path) -> Picture:
     if entry.image_id not in coco.imgs:
         raise DataError(f"picture '{entry.name}' is image {entry.image_id}, which is not in {ANNOTATIONS}")
     image = _parsed(_ImageEntry, coco.imgs[entry.image_id], f"image {entry.image_id}", folder)
-    pixels = load_picture(image_path(folder / IMAGES, image.file_name)).pixels
+    loaded = load_picture(image_path(folder / IMAGES, image.file_name))
+    pixels = loaded.pixels
     if pixels.shape[:2] != (image.height, image.width):
         raise DataError(
             f"{image.file_name} is {pixels.shape[1]} x {pixels.shape[0]} px, {ANNOTATIONS} says"
@@ -256,7 +257,7 @@ def _picture_from(coco: Any, entry: _PictureEntry, folder: Path) -> Picture:
                     f"the mask of '{name}' in '{entry.name}' is annotation {number}, which is not of its image"
                 )
             masks[name] = _mask_from(coco.anns[number], pixels.shape[:2], folder)
-    return Picture(entry.name, folder / IMAGES / image.file_name, pixels, masks)
+    return Picture(entry.name, loaded.path, pixels, masks, notes=loaded.notes)
 
 
 def image_path(folder: Path, file_name: object) -> Path:

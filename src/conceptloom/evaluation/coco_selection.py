@@ -304,7 +304,7 @@ def _set_from(coco: Any, scene: Scene, images: Path, seed: int) -> BenchmarkSet:
         ),
         TrueConcept("place", "background", "background", "background", None, "place", "background"),
     )
-    picture = Picture(name, whole.path, square_frame(whole.pixels, side), masks)
+    picture = Picture(name, whole.path, square_frame(whole.pixels, side), masks, notes=whole.notes)
     prompts = prompts_for(concepts, KNOWN, numpy_generator(seed, "coco benchmark", "prompts", scene.image))
     return BenchmarkSet(name, (picture,), concepts, {name: tuple(masks)}, prompts, "photo")
 

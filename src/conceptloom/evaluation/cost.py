@@ -94,8 +94,8 @@ def estimate_tasks(
 
 
 def finished_costs(units: Path) -> dict[tuple[str, str], UnitCost]:
-    """By method and variant, what the finished units in a folder took, in medians; units that cannot be read are left
-    out.
+    """By method and variant, what the finished units in a folder took, in medians; units that cannot be read or whose
+    learning ended early are left out.
     """
     learn: dict[tuple[str, str], list[float]] = defaultdict(list)
     image: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -103,6 +103,8 @@ def finished_costs(units: Path) -> dict[tuple[str, str], UnitCost]:
         try:
             record = read_record(path)
         except (OSError, ValueError):
+            continue
+        if record.diverged is not None:
             continue
         kind = record.unit.method, record.unit.variant
         learn[kind].append(record.seconds.learn)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from conceptloom.evaluation.charts import draw_curves, line_colours, png_bytes, svg_text
 from conceptloom.evaluation.grids import draw_grid
-from conceptloom.evaluation.page import SMOKE, render_page
+from conceptloom.evaluation.page import MARKS, render_page
 from conceptloom.evaluation.report import Curves, Grid, Report
 from conceptloom.pictures import write_png
 from conceptloom.runs import write_bytes_atomic, write_text_atomic
@@ -21,7 +21,7 @@ FIGURES = "figures"
 def draw_report(report: Report, folder: Path) -> list[Path]:
     """Draw figures and page into the folder, each file all or nothing; the same report gives the same bytes.
 
-    Figures that stand alone carry title and note, and say so where they come from a smoke run.
+    Figures that stand alone carry title and note, and say so where they come from a smoke run or a partial one.
 
     Returns:
         What was written: ``figures/<key>.png`` and, of curves, ``.svg``; the page last.
@@ -47,6 +47,5 @@ def draw_report(report: Report, folder: Path) -> list[Path]:
 
 
 def _marked(part: _Figure, report: Report) -> _Figure:
-    if report.kind == "evidence":
-        return part
-    return part.model_copy(update={"title": f"{part.title} ({SMOKE.lower()})"})
+    mark = MARKS.get(report.kind)
+    return part if mark is None else part.model_copy(update={"title": f"{part.title} ({mark.lower()})"})

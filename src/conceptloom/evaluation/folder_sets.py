@@ -1,13 +1,13 @@
 """The user's own benchmark: a folder of folders, each a set of pictures with a ``set.json``.
 
     mine/garden/set.json
-    mine/garden/cat.jpg, bench.jpg
-    mine/garden/masks/cat/lawn.png       optional: true mask of <lawn> in cat.jpg, white = concept
+    mine/garden/porch.jpg, park.jpg
+    mine/garden/masks/porch/lawn.png     masks/PICTURE/CONCEPT.png, optional: <lawn> in porch.jpg, white = concept
 
     {
       "concepts": {"cat": {"word": "cat"}, "bench": {}, "lawn": {"word": "grass", "kind": "background"}},
-      "contains": {"cat": ["cat", "lawn"], "bench": ["bench"]},
-      "captions": {"cat": "a photo of <cat> asleep on <lawn>"},
+      "contains": {"porch": ["cat", "lawn"], "park": ["bench"]},
+      "captions": {"porch": "a photo of <cat> asleep on <lawn>"},
       "prompts": [
         {"text": "a <cat> on a <bench>", "kind": "interaction", "relation": ["cat", "on", "bench"]},
         {"text": "a <cat> on the <lawn> in watercolor style", "kind": "style", "place": "lawn", "style": "watercolor"}
@@ -17,6 +17,9 @@
 A set may instead be a folder of Break-A-Scene's: ``img.jpg`` with ``mask0.png``, ``mask1.png``, ... of its subjects in
 the order of "concepts". A background without a mask of its own is what the other concepts' masks leave of a picture,
 where they all have one.
+
+The whole folder may instead be a benchmark in COCO format (`coco_format`), as every evaluation on drawings or COCO
+leaves one.
 """
 
 from __future__ import annotations
@@ -42,11 +45,13 @@ from conceptloom.evaluation.benchmark import (
     TrueConcept,
     named_in,
 )
-from conceptloom.evaluation.coco_format import refuse_entry
+from conceptloom.evaluation.coco_format import ANNOTATIONS, load_benchmark, refuse_entry
 from conceptloom.learning.phrases import split_prompt
 from conceptloom.learning.request import concept_key, picture_key
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
 
+NAME = "folder"
+SPLIT = "own"
 DESCRIPTION = "set.json"
 MASKS = "masks"
 BREAK_A_SCENE = ("img.jpg", "mask0.png")
@@ -89,21 +94,29 @@ class _SetEntry(_Entry):
 def folder_benchmark(folder: str | Path) -> Benchmark:
     """Read the user's sets, in the order of their folders' names; their concepts are instances.
 
-    A picture contains what "contains" says, else what its caption names, else all concepts.
+    A picture contains what "contains" says, else what its caption names, else all concepts. A folder in COCO format is
+    read as `load_benchmark` does.
 
     Raises:
-        DataError: no set, a ``set.json`` that cannot be used, pictures and names that do not fit.
+        ConfigError: pycocotools, which COCO format takes, is absent.
+        DataError: no set, a ``set.json`` that cannot be used, pictures and names that do not fit, a set without
+            prompts.
         PictureError: a picture or mask cannot be used.
         PromptError: a concept's name, a caption or a prompt cannot be used.
     """
     folder = Path(folder)
+    if (folder / ANNOTATIONS).is_file():
+        sets = load_benchmark(folder).sets
+        if silent := next((one.name for one in sets if not one.prompts), None):
+            raise DataError(f"set '{silent}' in {folder / ANNOTATIONS} has no prompts: give one or more")
+        return Benchmark(NAME, SPLIT, sets)
     try:
         entries = sorted(path for path in folder.iterdir() if (path / DESCRIPTION).is_file())
     except OSError as error:
         raise DataError(f"{folder} cannot be listed ({error.strerror}): give a folder of sets") from None
     if not entries:
         raise DataError(f"{folder} holds no set: put each in a folder of its own with a {DESCRIPTION}")
-    return Benchmark("folder", "own", tuple(read_set(path) for path in entries))
+    return Benchmark(NAME, SPLIT, tuple(read_set(path) for path in entries))
 
 
 def read_set(folder: Path) -> BenchmarkSet:

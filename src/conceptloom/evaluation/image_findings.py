@@ -154,6 +154,8 @@ def parts_images(
             key = part_task(part, one, size).key
             if has_unit(key, units):
                 unit = load_unit(key, units)
+                if unit.diverged is not None:
+                    continue
                 scores += score_images(
                     one, unit, one.prompts, bench.found[one.name], bench.judge, size.images
                 )

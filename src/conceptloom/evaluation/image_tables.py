@@ -96,8 +96,8 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
     return Table(
         key="images",
         title="Images",
-        note="Means with 95 % bootstrap intervals, over nouns for what is a concept's (scenes where all is of one noun)"
-        " and over scenes for the rest; the last column says over how many."
+        note="Means over the sets of which every method drew, with 95 % bootstrap intervals, over nouns for what is a"
+        " concept's (scenes where all is of one noun) and over scenes for the rest; the last column says over how many."
         f" '{REAL}': {real}: right answers that repeat no picture, so"
         f" what is like the pictures learned from (SIM^C, place likeness, copies) can be above it. '{WRONG}': the same"
         f" of another set, the floor. {meanings}. Drift: how much"

@@ -116,9 +116,30 @@ def load_margin(key: str, path: Path) -> Margin:
     return margins[key]
 
 
+def kept_margin(key: str, path: Path) -> Margin | None:
+    """The margin of a judge and a base model that an evaluation has left in its own folder, None where none is yet.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return _kept(path).get(key)
+
+
 def save_margin(key: str, margin: Margin, path: Path) -> None:
-    """Write a file of one margin."""
-    write_json_atomic(path, {key: margin.model_dump(mode="json")})
+    """Add a margin to a file, beside those of other judges and base models.
+
+    Raises:
+        DataError: the file is there and cannot be read.
+    """
+    margins = {**_kept(path), key: margin}
+    write_json_atomic(path, {name: one.model_dump(mode="json") for name, one in margins.items()})
+
+
+def _kept(path: Path) -> dict[str, Margin]:
+    try:
+        return _read(path) if path.exists() else {}
+    except (OSError, ValueError):
+        raise DataError(f"{path} holds no margins of dev: delete it, and they are measured again") from None
 
 
 def _read(path: Path) -> dict[str, Margin]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+from types import MappingProxyType
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import groups_of
@@ -53,9 +54,10 @@ def mask_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
     return Table(
         key="masks",
         title="Masks at the end of EM",
-        note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and seeds; 95 % bootstrap"
-        f" intervals. {RESAMPLED} Oracle: the true masks seen through the latent grid. Trivial: the whole picture for a"
-        " background, a centred disc of the usual area for a subject. An empty mask scores 0.",
+        note="IoU and boundary IoU with the true mask, 0 to 1, means over concepts, pictures and the seeds that every"
+        f" method finished; 95 % bootstrap intervals. {RESAMPLED} Oracle: the true masks seen through the latent grid."
+        " Trivial: the whole picture for a background, a centred disc of the usual area for a subject. An empty mask"
+        " scores 0.",
         columns=("IoU", "boundary IoU", "masks", "resampled", "empty", "full"),
         rows=tuple(rows),
     )
@@ -127,16 +129,22 @@ def change_split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, metho
     )
 
 
-def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[SceneEvent]]) -> Table:
+def failure_table(
+    scored: Sequence[ScoredMask],
+    swaps: Mapping[str, Sequence[SceneEvent]],
+    diverged: Mapping[str, Sequence[SceneEvent]] = MappingProxyType({}),
+) -> Table:
     """How often runs end badly, with intervals over scenes: a scene's seeds are not independent.
 
     Args:
         scored: masks of all runs.
         swaps: by method, for every picture of two subjects or more, its scene and whether they exchanged masks.
+        diverged: by method, for every run, its scene and whether its loss did not stay finite, so that it left nothing.
     """
     rows = []
     final = final_masks(scored)
-    for method in dict.fromkeys(mask.method for mask in scored):
+    ended_early = [method for method, runs in diverged.items() if any(early for _, early in runs)]
+    for method in dict.fromkeys([*(mask.method for mask in scored), *ended_early]):
         runs: dict[tuple[str, int], list[ScoredMask]] = {}
         for mask in _of(final, method):
             runs.setdefault((mask.set, mask.seed), []).append(mask)
@@ -148,6 +156,7 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[Sce
             _rate(rescued),
             _rate(swaps.get(method, ())),
             on_the_way,
+            _rate(diverged.get(method, ())),
             len(runs),
             len({scene for scene, _ in runs}),
         )
@@ -158,8 +167,10 @@ def failure_table(scored: Sequence[ScoredMask], swaps: Mapping[str, Sequence[Sce
         note="Shares of runs whose last masks hold an empty, full or doubled one (collapsed), or one that was refused"
         " and kept from before (rescued); of pictures of several subjects, how many exchanged masks (swapped). 95 %"
         " bootstrap intervals over scenes; where none or all did, those of Clopper and Pearson for as many scenes."
-        " Rescues: refused masks in all mask updates of all runs. No run is left out.",
-        columns=("collapsed", "ends rescued", "swapped", "rescues", "runs", "scenes"),
+        " Rescues: refused masks in all mask updates of all runs. Diverged: share of all runs whose loss did not stay"
+        " finite; they left nothing, and means leave the same runs of other methods out. Runs: those with masks to look"
+        " at.",
+        columns=("collapsed", "ends rescued", "swapped", "rescues", "diverged", "runs", "scenes"),
         rows=tuple(rows),
     )
 

@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from conceptloom.evaluation.charts import NARROW, WIDE, draw_curves, line_colours, svg_text
-from conceptloom.evaluation.report import Curves, Entry, Grid, Measured, Report, Table, Tile
+from conceptloom.evaluation.report import Curves, Entry, Grid, Kind, Measured, Report, Table, Tile
 
 SMOKE = "Smoke run, not evidence"
+PARTIAL = "Partial, runs are missing"
+MARKS: Mapping[Kind, str] = {"smoke": SMOKE, "partial": PARTIAL}
+"""By which a report and its figures are known that are not all that was asked for."""
+_MEANINGS: Mapping[Kind, str] = {
+    "smoke": "It shows that all works; its numbers say nothing.",
+    "partial": "It holds what is finished; the numbers change when the rest is.",
+}
 NOTHING = "–"
 _MINUS = "\N{MINUS SIGN}"
 _TINIEST = 1e-12
@@ -41,11 +48,9 @@ def render_page(report: Report) -> str:
         ("Pictures", [_section(grid, _grid(grid, report.pictures)) for grid in report.grids]),
     ]
     groups = [(title, sections) for title, sections in groups if sections]
-    banner = ""
-    if report.kind == "smoke":
-        banner = (
-            f"<p class=smoke role=note><b>{SMOKE}.</b> It shows that all works; its numbers say nothing.</p>"
-        )
+    mark, banner = MARKS.get(report.kind), ""
+    if mark is not None:
+        banner = f"<p class={report.kind} role=note><b>{mark}.</b> {_MEANINGS[report.kind]}</p>"
     contents = "".join(
         f"<div><h2>{title}</h2><ul>{''.join(_link(section) for section in sections)}</ul></div>"
         for title, sections in groups
@@ -58,7 +63,7 @@ def render_page(report: Report) -> str:
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f'<meta http-equiv=Content-Security-Policy content="{_POLICY}">'
-        f"<title>{title}{f' ({SMOKE})' if banner else ''}</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{title}{f' ({mark})' if mark else ''}</title><style>{_STYLE}</style></head><body><main>"
         f"{banner}<h1>{title}</h1><nav aria-label=Contents>{contents}</nav>{parts}"
         f"<section id=facts><h2>How it was measured</h2><dl>{facts}</dl></section></main></body></html>\n"
     )
@@ -255,7 +260,7 @@ h1{font-size:30px;line-height:1.2;margin:0 0 20px;letter-spacing:-.01em;overflow
 h2{font-size:19px;margin:48px 0 12px;padding-bottom:6px;border-bottom:1px solid var(--line)}
 h3{font-size:16px;margin:0 0 10px;font-weight:600}
 a{color:var(--strong);text-decoration:none}a:hover{text-decoration:underline}
-.smoke{margin:0 0 24px;padding:12px 16px;background:#fff3d6;border:1px solid #e0b040;border-radius:10px}
+.smoke,.partial{margin:0 0 24px;padding:12px 16px;background:#fff3d6;border:1px solid #e0b040;border-radius:10px}
 nav{display:grid;grid-template-columns:repeat(auto-fit,minmax(240px,1fr));gap:8px 32px;padding:16px 20px;
  background:var(--card);border:1px solid var(--line);border-radius:10px;font-size:14px}
 nav h2{font-size:13px;margin:0 0 4px;padding:0;border:0;color:var(--soft);font-weight:600}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
@@ -244,7 +245,7 @@ def parts_table(
     config: LearnConfig,
     images: Mapping[str, Mapping[str, Interval]] = MappingProxyType({}),
 ) -> list[PartRow]:
-    """The rows of the table, over the units that are done; a part none of whose units is done has no row.
+    """The rows of the table, over the units that are done and did not diverge; a part that has none has no row.
 
     Args:
         benchmark: the sets, with true masks.
@@ -263,9 +264,10 @@ def parts_table(
         if name not in found:
             tasks = [part_task(part, one, size) for one in _sets(benchmark, size)]
             done = [task for task in tasks if has_unit(task.key, units)]
-            if not done:
+            left = _loaded(done, units)
+            if (first := next(left, None)) is None:
                 return None
-            found[name] = part_masks(part, benchmark, _loaded(done, units), config)
+            found[name] = part_masks(part, benchmark, chain([first], left), config)
         return found[name]
 
     paper = masks_of(PAPER)
@@ -314,7 +316,9 @@ def _sets(benchmark: Benchmark, size: Size) -> tuple[BenchmarkSet, ...]:
 
 def _loaded(tasks: Iterable[Task], units: Path) -> Iterator[UnitResult]:
     for task in tasks:
-        yield load_unit(task.key, units)
+        unit = load_unit(task.key, units)
+        if unit.diverged is None:
+            yield unit
 
 
 def _is_place(mask: ScoredMask) -> bool:

@@ -1,9 +1,9 @@
 """The paper's two forced-choice protocols: which images are compared, and who is shown which pair on which side.
 
 A pair is two images of one scene, prompt and seed, so of one starting noise, that differ in the method alone. A
-protocol first draws its population of pairs, which the automatic judge answers in full; people see as many of them as
-they have time for, each pair by several people, with attention checks in between. Every draw is seeded, and none
-depends on the order in which pairs come.
+protocol first draws its population of pairs from all that there are, on all of which the automatic judge votes; people
+see as many of them as they have time for, each pair by several people, with attention checks in between. Every draw is
+seeded, and none depends on the order in which pairs come.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from conceptloom.runs import write_bytes_atomic
 NAME = "report.json"
 WEBP_QUALITY = 90
 
-Kind = Literal["evidence", "smoke"]
-"""A smoke run shows that all works; its numbers are no evidence."""
+Kind = Literal["evidence", "partial", "smoke"]
+"""Of a partial one runs are missing. A smoke run shows that all works; its numbers are no evidence."""
 
 
 def _plain(key: str) -> str:

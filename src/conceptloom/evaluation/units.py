@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from conceptloom.backbone import Backbone, family_of
-from conceptloom.errors import DataError, PictureError
+from conceptloom.errors import DataError, DivergedError, PictureError
 from conceptloom.evaluation.benchmark import BenchmarkSet
 from conceptloom.evaluation.methods import MethodName, draw_class_words, learn_request, method_config
 from conceptloom.evaluation.rle import from_rle, to_rle
@@ -75,6 +75,7 @@ class UnitResult:
         drift: the base model's loss on its own images of other nouns, (before, after), or None.
         config: the learning configuration as plain data, None for the class words.
         base: version and fingerprint of the base model.
+        diverged: why learning ended early and left nothing, in a line: its loss did not stay finite. None where it did.
     """
 
     key: UnitKey
@@ -84,6 +85,7 @@ class UnitResult:
     drift: tuple[float, float] | None = None
     config: Mapping[str, Any] | None = None
     base: Mapping[str, Any] = field(default_factory=dict)
+    diverged: str | None = None
 
     def masks_at(self, picture: str, step: int = -1) -> MaskRecord:
         """The record of one picture: the first with step 0, the last with -1."""
@@ -100,6 +102,9 @@ def run_unit(
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[Progress | UnitResult]:
     """Learn `one` by the key's method and draw images of its prompts; ends with the `UnitResult`.
+
+    A run whose loss does not stay finite leaves a unit that says so: that is what the method gives on the set, and
+    running it again would give the same.
 
     Args:
         key: which unit.
@@ -135,6 +140,11 @@ def run_unit(
                 case Finished():
                     finished = event
             yield event
+    except DivergedError as error:
+        seconds = {"learn": time.perf_counter() - begun, "draw": 0.0}
+        plain = config.model_dump(mode="json")
+        yield UnitResult(key, (), {}, seconds, config=plain, base=base, diverged=str(error))
+        return
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     assert finished is not None
@@ -167,6 +177,7 @@ def save_unit(result: UnitResult, root: Path) -> Path:
         "seconds": dict(result.seconds),
         "drift": result.drift,
         "config": result.config,
+        "diverged": result.diverged,
         "images": [list(place) for place in result.images],
         "masks": [
             {
@@ -211,7 +222,7 @@ def load_unit(key: UnitKey, root: Path) -> UnitResult:
             f"the folder {folder} holds another unit, {record.unit.folder_name}: delete it and run again"
         )
     seconds = record.seconds.model_dump()
-    return UnitResult(key, masks, images, seconds, record.drift, record.config, record.base)
+    return UnitResult(key, masks, images, seconds, record.drift, record.config, record.base, record.diverged)
 
 
 class _Part(BaseModel):
@@ -256,6 +267,7 @@ class UnitRecord(_Part):
     config: dict[str, Any] | None
     images: tuple[tuple[int, int], ...]
     masks: tuple[_Masks, ...]
+    diverged: str | None = None
 
 
 def read_record(path: Path) -> UnitRecord:

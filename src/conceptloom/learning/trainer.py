@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from conceptloom.backbone import Backbone, telling_of_memory, tokenize, with_less_memory
 from conceptloom.backbone.devices import is_out_of_memory
 from conceptloom.concepts import BaseModelRecord, ConceptSet
-from conceptloom.errors import PromptError, RunError
+from conceptloom.errors import DivergedError, PromptError, RunError
 from conceptloom.learning.batches import Batch, Material, loss_layers, map_layers
 from conceptloom.learning.checkpoint import Found, newest_checkpoint, require_same_run, save_checkpoint
 from conceptloom.learning.config import LearnConfig
@@ -342,7 +342,7 @@ class _Learner:
         return with_less_memory(work, thrifty)
 
     def _heed(self, where: str, *objectives: Objective) -> None:
-        """Count and tell what went wrong in a step; raise `RunError` when too many in a row were not finite."""
+        """Count and tell what went wrong in a step; raise `DivergedError` when too many in a row were not finite."""
         state = self.state
         if all(objective.is_finite for objective in objectives):
             state.skipped_in_a_row = 0
@@ -350,7 +350,7 @@ class _Learner:
             state.skipped_steps += 1
             state.skipped_in_a_row += 1
             if state.skipped_in_a_row > SKIPPED_AT_MOST:
-                raise RunError(
+                raise DivergedError(
                     f"the loss is no longer finite at {where}, after {SKIPPED_AT_MOST} such steps that were skipped:"
                     " lower the rate or use --dtype float32, and start again"
                 )

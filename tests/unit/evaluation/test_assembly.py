@@ -32,7 +32,7 @@ from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.plan import MASKS, QUICK, SMOKE, Size
 from conceptloom.evaluation.report import Measured, Report, Table, load_report, save_report
-from conceptloom.evaluation.statistics import Interval
+from conceptloom.evaluation.statistics import Interval, clopper_pearson
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import square_frame_mask
 
@@ -203,6 +203,24 @@ def test_planted_scores_come_back_as_means_and_votes() -> None:
     assert cell(named(found, "rivals"), f"paper against {OTHER_SEED}", "neutral") == 1
 
 
+def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
+    one, other, _ = benchmark().sets
+    compared = (
+        score(one.name, "fixed", overall=0.25),
+        score(one.name, "paper", overall=0.5),
+        score(other.name, "paper", overall=1.0),
+    )
+    found = image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1))))
+    assert cell(named(found, "images"), "overall", "paper") == 0.5
+    assert cell(named(found, "prompt-kinds"), BARE.kind, "paper") == 0.5
+
+
+def test_without_a_set_of_which_every_method_drew_there_are_no_means() -> None:
+    one, other, _ = benchmark().sets
+    compared = (score(one.name, "fixed"), score(other.name, "paper"))
+    assert image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1)))) == ()
+
+
 # Table "Parts"
 
 PAPER = PartRow(
@@ -340,6 +358,47 @@ def test_a_report_without_a_judge_holds_masks_pictures_and_cost(bare: Report) ->
     ]
     assert [curves.key for curves in bare.curves] == ["figure-3"]
     assert bare.kind == "evidence"
+
+
+def test_a_report_is_partial_while_a_run_is_missing_and_a_smoke_run_stays_one() -> None:
+    assert findings(missing=1).kind == "partial"
+    assert findings(missing=1, size=SMOKE).kind == "smoke"
+
+
+def test_masks_are_averaged_over_the_runs_that_every_method_finished(tiny_backbone: Backbone) -> None:
+    one, other, _ = benchmark().sets
+    results = (unit(one, "fixed"), unit(one, "paper"), unit(other, "paper"), unit(one, "paper", 1))
+    report = build_report(findings(results=results), tiny_backbone, FACTS)
+    alone = build_report(findings(results=results[:2]), tiny_backbone, FACTS)
+    assert named(report.tables, "masks") == named(alone.tables, "masks")
+    assert report.curves == alone.curves
+    assert cell(named(report.tables, "mask-failures"), "paper", "runs") == 3
+
+
+def test_a_run_that_diverged_is_counted_with_its_reason_and_shown_nowhere(tiny_backbone: Backbone) -> None:
+    one, other, third = benchmark().sets
+    reason = "the loss is no longer finite at EM step 9"
+    failed = replace(unit(other, "paper"), masks=(), images={}, diverged=reason)
+    done = (unit(one, "fixed"), unit(one, "paper"), unit(other, "fixed"), failed, unit(third, "fixed"))
+    report = build_report(findings(results=done), tiny_backbone, FACTS)
+    expected = clopper_pearson(1, 2)
+    assert cell(named(report.tables, "mask-failures"), "paper", "diverged") == expected.value
+    assert report.facts["Diverged"] == f"1 of 5 runs; the first, {failed.key.folder_name}: {reason}"
+    assert cell(named(report.tables, "cost"), "paper: learn and draw", "units") == 2
+
+
+def test_runs_that_diverged_are_counted_where_no_mask_has_a_truth(tiny_backbone: Backbone) -> None:
+    one = benchmark().sets[0]
+    failed = replace(unit(one, "gt"), masks=(), images={}, diverged="not finite")
+    report = build_report(findings(methods=("gt",), results=(failed,)), tiny_backbone, FACTS)
+    assert cell(named(report.tables, "mask-failures"), "gt", "diverged") == 1
+
+
+def test_without_a_run_that_every_method_finished_masks_have_no_means(tiny_backbone: Backbone) -> None:
+    one, other, _ = benchmark().sets
+    report = build_report(findings(results=(unit(one, "fixed"), unit(other, "paper"))), tiny_backbone, FACTS)
+    assert keys(report.tables) == ["mask-changes", "mask-failures", "cost"]
+    assert report.curves == ()
 
 
 def test_a_judge_adds_tables_of_images_and_the_worst_of_them(bare: Report, whole: Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,28 @@ def test_a_set_of_one_picture_shares_nothing() -> None:
 def test_a_concept_without_a_starting_word_is_spoken_of_by_its_class_word() -> None:
     one = replace(example_set(), concepts=(replace(CAT, word=None), OWL, SHORE))
     assert one.class_words == {"cat": "animal", "owl": "bird", "shore": "beach"}
+
+
+def test_digests_tell_what_of_a_set_is_another() -> None:
+    one = example_set()
+    other = picture("a", "cat", "owl")
+    painted = replace(other, pixels=other.pixels + 1)
+    masked = replace(other, masks={"cat": ~other.masks["cat"], "owl": other.masks["owl"]})
+    changes: dict[str, list[dict[str, Any]]] = {
+        "pictures": [{"pictures": (painted, one.pictures[1])}],
+        "masks": [{"pictures": (masked, one.pictures[1])}],
+        "words": [
+            {"concepts": (replace(CAT, word="animal"), OWL, SHORE)},
+            {"contains": {"a": ("cat", "owl"), "b": ("shore", "owl")}},
+            {"prompts": (RIDE, RIDE)},
+            {"captions": {}},
+        ],
+    }
+    assert replace(one, name="two").digests == one.digests
+    for what, changed in changes.items():
+        for change in changed:
+            digests = replace(one, **change).digests
+            assert [key for key in digests if digests[key] != one.digests[key]] == [what]
 
 
 def test_concepts_of_one_noun_are_one_cluster() -> None:

@@ -101,6 +101,15 @@ def test_two_large_segments_of_distinct_classes_qualify(folder: CocoFolder) -> N
     assert folder.scenes() == [("dog", "couch")]
 
 
+def test_what_a_chosen_image_is_not_is_noted(folder: CocoFolder) -> None:
+    number = folder.add(("dog", LEFT), ("couch", RIGHT))
+    path = folder.path / "val2017" / f"{number:012d}.png"
+    with Image.open(path) as image:
+        image.save(path, "WEBP", lossless=True)
+    (one,) = coco_benchmark(folder.write(), concepts=2).sets
+    assert one.pictures[0].notes == ("is a WEBP file, though its name ends in .png",)
+
+
 def test_two_segments_of_one_class_do_not(folder: CocoFolder) -> None:
     folder.add(("dog", LEFT), ("dog", RIGHT))
     assert folder.scenes() == []

@@ -99,6 +99,13 @@ def test_a_unit_that_cannot_be_read_or_is_not_whole_tells_nothing(tmp_path: Path
     assert finished_costs(tmp_path) == {("paper", ""): UnitCost(10.0, None)}
 
 
+def test_a_run_that_ended_early_tells_nothing_of_what_a_whole_one_takes(tmp_path: Path) -> None:
+    finished(tmp_path, task("paper"), 10.0, 0.0)
+    early = UnitResult(UnitKey("one", "paper", 7), (), {}, {"learn": 1.0, "draw": 0.0}, diverged="not finite")
+    save_unit(early, tmp_path)
+    assert finished_costs(tmp_path) == {("paper", ""): UnitCost(10.0, None)}
+
+
 def test_a_task_takes_what_finished_units_of_its_kind_took_by_its_own_number_of_images(
     tmp_path: Path,
     tiny_backbone: Backbone,

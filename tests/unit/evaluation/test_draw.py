@@ -72,6 +72,12 @@ def test_every_figure_of_a_smoke_run_is_marked(drawn: Path, tmp_path: Path) -> N
     assert all(evidence[name] != smoke[name] for name in evidence)
 
 
+def test_figures_of_an_unfinished_evaluation_are_marked(tmp_path: Path) -> None:
+    draw_report(sample_report().model_copy(update={"kind": "partial", "grids": ()}), tmp_path)
+    figure = (tmp_path / "figures" / "figure-3.svg").read_text(encoding="utf-8")
+    assert "partial, runs are missing" in figure
+
+
 def test_without_matplotlib_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charts, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="extra 'evaluate'"):

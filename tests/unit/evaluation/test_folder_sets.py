@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from conceptloom.errors import ConceptloomError
+from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.coco_format import load_benchmark, write_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.learning import build_request, resolve_config
@@ -55,6 +58,41 @@ def refused(folder: Path, match: str) -> None:
     with pytest.raises(ConceptloomError, match=match) as caught:
         folder_benchmark(folder)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_example_of_the_documents_is_read_with_the_masks_it_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    own = text.partition("### Your own pictures")[2].partition("###")[0]
+    told = own[own.index("    {\n") : own.index("\n    }\n") + 7]
+    garden = tmp_path / "garden"
+    for name in re.findall(r"^    (\S+\.(?:jpg|png))", own, re.MULTILINE):
+        shown = half("cat" in name) * 255 if name.startswith("masks") else np.full((HEIGHT, WIDTH), 90)
+        write_png((garden / name).with_suffix(".png"), np.repeat(shown[..., None], 3, 2).astype(np.uint8))
+    (garden / "set.json").write_text(told, encoding="utf-8")
+    (one,) = folder_benchmark(tmp_path).sets
+    assert {picture.name: sorted(picture.masks) for picture in one.pictures} == {
+        "park": [],
+        "porch": ["cat", "lawn"],
+    }
+
+
+# In COCO format
+
+
+def test_a_folder_in_coco_format_is_the_users_own_whatever_it_calls_itself(
+    folder: Path, tmp_path: Path
+) -> None:
+    sets = folder_benchmark(folder).sets
+    write_benchmark(Benchmark("builtin", "dev", sets), tmp_path / "coco")
+    found = folder_benchmark(tmp_path / "coco")
+    assert (found.name, found.split) == ("folder", "own")
+    assert [one.digests for one in found.sets] == [one.digests for one in sets]
+
+
+def test_a_set_in_coco_format_without_prompts_is_refused(folder: Path, tmp_path: Path) -> None:
+    (one,) = folder_benchmark(folder).sets
+    write_benchmark(Benchmark("mine", "own", (replace(one, prompts=()),)), tmp_path / "coco")
+    refused(tmp_path / "coco", "set 'garden' in .*annotations.json has no prompts")
 
 
 # What is read

@@ -15,6 +15,7 @@ from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.forced_choice import Trial
 from conceptloom.evaluation.margins import (
     Margin,
+    kept_margin,
     load_margin,
     margin_key,
     measure_margin,
@@ -115,6 +116,30 @@ def test_a_margin_that_was_left_is_read_back_exactly(tmp_path: Path) -> None:
 def test_what_is_left_can_ship_as_it_is(shipped: Path) -> None:
     save_margin(KEY, MARGIN, shipped)
     assert shipped_margin(KEY) == MARGIN
+
+
+def test_a_margin_is_added_beside_those_of_other_judges(tmp_path: Path) -> None:
+    path, other = tmp_path / "margins.json", MARGIN.model_copy(update={"value": 0.5})
+    save_margin("clip-0/0", other, path)
+    save_margin(KEY, MARGIN, path)
+    assert (kept_margin(KEY, path), kept_margin("clip-0/0", path)) == (MARGIN, other)
+
+
+def test_a_folder_without_the_file_or_the_judge_keeps_no_margin(tmp_path: Path) -> None:
+    assert kept_margin(KEY, tmp_path / "margins.json") is None
+    save_margin("clip-0/0", MARGIN, tmp_path / "margins.json")
+    assert kept_margin(KEY, tmp_path / "margins.json") is None
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_of_an_evaluations_own_is_told_and_not_overwritten(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "margins.json"
+    path.write_text(json.dumps(BROKEN[case]), encoding="utf-8")
+    with pytest.raises(DataError, match="delete it, and they are measured again"):
+        kept_margin(KEY, path)
+    with pytest.raises(DataError, match="delete it, and they are measured again"):
+        save_margin(KEY, MARGIN, path)
+    assert path.read_text(encoding="utf-8") == json.dumps(BROKEN[case])
 
 
 def test_a_file_of_another_judge_is_refused_in_a_line(tmp_path: Path) -> None:

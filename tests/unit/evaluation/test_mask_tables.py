@@ -194,6 +194,16 @@ def test_rescues_on_the_way_are_told_apart_from_runs_that_end_on_one() -> None:
     assert value(table, "paper", "swapped") == 0.5
 
 
+def test_runs_that_diverged_are_a_share_of_all_runs_and_stand_there_without_masks_too() -> None:
+    diverged = {"paper": [("a", False), ("b", True)], "inversion": [("a", True)], "gt": [("a", False)]}
+    table = failure_table([mask("a", CAT, 0.5)], {}, diverged)
+    assert [row.label for row in table.rows] == ["paper", "inversion"]
+    expected = cluster_bootstrap([0.0, 1.0], ["a", "b"])
+    told = Measured(value=expected.value, low=expected.low, high=expected.high)
+    assert (cell(table, "paper", "diverged"), cell(table, "paper", "runs")) == (told, 1)
+    assert (value(table, "inversion", "diverged"), cell(table, "inversion", "runs")) == (1, 0)
+
+
 def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:
     scored = [
         mask(scene, what, iou, step)

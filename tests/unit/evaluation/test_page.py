@@ -13,7 +13,7 @@ import pytest
 
 import conceptloom.evaluation.charts as charts
 from conceptloom.errors import DataError
-from conceptloom.evaluation.page import SMOKE, decimals_for, number_text, render_page
+from conceptloom.evaluation.page import PARTIAL, SMOKE, decimals_for, number_text, render_page
 from conceptloom.evaluation.report import Entry, Measured, Report, Row, Table
 from report_fixture import plain_report, sample_report
 
@@ -358,6 +358,14 @@ def test_only_a_smoke_run_says_that_it_is_no_evidence(report: Report, page: str)
     assert SMOKE.lower() == "smoke run, not evidence"
     assert SMOKE in first.text
     assert SMOKE not in page
+
+
+def test_a_report_of_an_unfinished_evaluation_says_so_first(report: Report, page: str) -> None:
+    (main,) = parsed(render_page(report.model_copy(update={"kind": "partial"}))).all("main")
+    first = main.children[0]
+    assert isinstance(first, Node)
+    assert PARTIAL in first.text
+    assert PARTIAL not in page
 
 
 def test_contents_lead_to_every_part_and_no_id_comes_twice(report: Report, tree: Node) -> None:

@@ -326,6 +326,15 @@ def test_a_row_says_whose_runs_it_is_of(units: Path) -> None:
     assert runs["every-20"] == "paper"
 
 
+def test_scenes_that_diverged_are_left_out_and_a_part_of_nothing_else_has_no_row(units: Path) -> None:
+    for name, variant in (("b", "no-crf"), ("a", "tau-0.3")):
+        done = unit(TRUTH, name=name, variant=variant)
+        save_unit(replace(done, masks=(), diverged="not finite"), units)
+    rows = {row.name: row for row in parts_table(SQUARES, SIZE, units, CONFIG)}
+    assert (rows["no-crf"].scenes, rows["crf-at-end"].scenes) == (1, 1)
+    assert "tau-0.3" not in rows
+
+
 def test_papers_own_units_are_compared_with_nothing_and_others_with_paper(units: Path) -> None:
     rows = {row.name: row for row in parts_table(SQUARES, SIZE, units, CONFIG)}
     assert rows["every-20"].subjects_change is None

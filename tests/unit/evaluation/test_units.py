@@ -51,6 +51,14 @@ def test_a_unit_comes_back_as_it_was_saved(root: Path) -> None:
     np.testing.assert_array_equal(found.images[1, 0], PIXELS)
 
 
+def test_a_record_from_before_divergence_was_noted_is_of_a_run_that_did_not(root: Path) -> None:
+    path = root / KEY.folder_name / "unit.json"
+    told = json.loads(path.read_text())
+    del told["diverged"]
+    path.write_text(json.dumps(told))
+    assert load_unit(KEY, root).diverged is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
