@@ -505,6 +505,18 @@ def test_the_sets_of_an_evaluation_are_left_as_a_folder_that_can_be_evaluated(
     assert drawings("dev").out == dev.out  # it goes on beside them
 
 
+def test_true_masks_are_asked_for_before_anything_is_learned(
+    pictures: Path, job: Callable[..., EvaluationJob], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(pictures, mine)
+    (mine / "yard" / "masks" / "first" / "pet.png").unlink()
+    with pytest.raises(ConfigError, match="set 'yard' has none of 'pet' in 'first': add it, or name other"):
+        job(data=mine, methods=("gt", "fixed"))
+    assert not (tmp_path / "out").exists()
+    job(data=mine, methods=("fixed",))
+
+
 def test_that_the_margin_is_missing_is_told_before_the_hours(
     drawings: Callable[..., EvaluationJob], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import torch
 from conceptloom.backbone import Backbone, family_of
 from conceptloom.errors import ConfigError, RunError
 from conceptloom.evaluation.assembly import Findings, build_report
-from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import BuiltinSplit, builtin_benchmark
 from conceptloom.evaluation.coco_format import ANNOTATIONS, write_benchmark
 from conceptloom.evaluation.coco_selection import coco_benchmark
@@ -40,7 +40,7 @@ from conceptloom.evaluation.margins import (
     save_margin,
     shipped_margin,
 )
-from conceptloom.evaluation.methods import BASELINE, METHODS, MethodName, method_config, our_method
+from conceptloom.evaluation.methods import BASELINE, METHODS, TRUTH, MethodName, method_config, our_method
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
 from conceptloom.evaluation.protocols import PROTOCOLS, Method
@@ -279,6 +279,17 @@ class EvaluationJob:
         return parts_table(self.benchmark, self.size, self.units, config, images)
 
 
+def _require_masks(sets: Sequence[BenchmarkSet]) -> None:
+    for one in sets:
+        for picture in one.pictures:
+            for name in one.contains[picture.name]:
+                if name not in picture.masks:
+                    raise ConfigError(
+                        f"method {TRUTH} needs a mask of every concept, and set '{one.name}' has none of '{name}' in"
+                        f" '{picture.name}': add it, or name other methods with --methods"
+                    )
+
+
 def prepare_evaluation(
     benchmark: BenchmarkName,
     split: str,
@@ -344,6 +355,8 @@ def prepare_evaluation(
     sets = load_sets(benchmark, split, size, backbone, data)
     count = min(size.sets, len(sets.sets))
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
+    if TRUTH in chosen:
+        _require_masks(sets.sets[:count])
     if judge is None and benchmark == BUILTIN and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
     margin = None
