@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +49,6 @@ class Averaged:
         names = list(self.tensors)
         live = dict(module.named_parameters())
         torch._foreach_lerp_([self.tensors[n] for n in names], [live[n] for n in names], 1 - decay)
-
-    def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the module's parameters with the average."""
-        module.load_state_dict(self.tensors, strict=False)
 
 
 class SceneStream:
@@ -238,11 +234,3 @@ def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")
     }
-
-
-def cycle(stream: SceneStream, start: int) -> Iterator[Scene]:
-    """Scenes from number ``start`` on."""
-    index = start
-    while True:
-        yield stream.scene(index)
-        index += 1
