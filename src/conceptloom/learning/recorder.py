@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from conceptloom.concepts import ConceptSet
 from conceptloom.concepts.storage import remove_strays
-from conceptloom.errors import ConfigError
+from conceptloom.errors import ConfigError, PictureError
 from conceptloom.learning.page import (
     DISPLAY_PX,
     PageInput,
@@ -100,6 +100,8 @@ class Recorder:
         self._resume = resume
         self._names = [concept.name for concept in request.concepts]
         self._masks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._left_out: list[str] = []
+        """Why previews are not on the page."""
         self._frames = {
             entry.picture.name: square_frame(entry.picture.pixels, DISPLAY_PX) for entry in request.pictures
         }
@@ -125,6 +127,8 @@ class Recorder:
                     # Closed, the run would write a checkpoint, and going on from it leave this step's records out.
                     events.throw(error)
                 clock = time.perf_counter()
+                for text in self._left_out:
+                    yield Noticed(event.stage, event.step, event.total, text=text)
                 yield event
 
     def _write(self, event: Progress, seconds: float) -> None:
@@ -202,7 +206,8 @@ class Recorder:
 
     def _page(self, learned: ConceptSet) -> str:
         request, config = self._request, self._request.config
-        rows = read_jsonl(self._folder / METRICS)
+        metrics = self._folder / METRICS
+        rows = read_jsonl(metrics) if metrics.is_file() else []
         losses: dict[str, list[tuple[int, float]]] = {}
         titles = {
             "mask": "masked denoising loss (Eq. 3)",
@@ -214,26 +219,24 @@ class Recorder:
             for key, title in titles.items():
                 if key in row:
                     losses.setdefault(title, []).append((offset + row["step"], row[key]))
-        samples = _own_pngs(self._folder / PREVIEWS / "samples")
         prompts = {_file_name(row["stage"], row["step"]): row["prompt"] for row in rows if "prompt" in row}
+        samples = self._panels(
+            _own_pngs(self._folder / PREVIEWS / "samples"),
+            lambda path: f"{_title(path)}: {prompts.get(path.name, 'prompt not recorded')}",
+        )
+        stories = tuple(self._story(entry, learned) for entry in request.pictures)
         return render_page(
             PageInput(
                 concepts=request.concepts,
                 notes={name: self._note(name, learned) for name in self._names},
-                stories=tuple(self._story(entry, learned) for entry in request.pictures),
-                samples=tuple(
-                    Panel(
-                        f"{_title(path)}: {prompts.get(path.name, 'prompt not recorded')}",
-                        load_picture(path).pixels,
-                    )
-                    for path in samples
-                ),
+                stories=stories,
+                samples=tuple(samples),
                 losses=losses,
                 em_steps=config.em_steps,
                 facts=self._facts(
                     learned,
                     sum(row.get("seconds", 0.0) for row in rows),
-                    [row["notice"] for row in rows if "notice" in row],
+                    [*(row["notice"] for row in rows if "notice" in row), *self._left_out],
                 ),
             )
         )
@@ -249,11 +252,22 @@ class Recorder:
             [square_frame_mask(learned.masks[name, concept], DISPLAY_PX) for concept in entry.concepts]
         )
         panels = [Panel("picture", self._frames[name])]
-        panels += [Panel(_title(path), load_picture(path).pixels) for path in [*start, *between]]
+        panels += self._panels([*start, *between], _title)
         panels.append(Panel("learned masks", self._overlay(entry, end)))
         own = None if entry.prompt is None else split_prompt(entry.prompt)
         prompt = subset_prompt(own, [self._request.concept(concept) for concept in entry.concepts])
         return PictureStory(name, prompt, tuple(panels))
+
+    def _panels(self, paths: Iterable[Path], caption: Callable[[Path], str]) -> list[Panel]:
+        """The previews that can be read; of the others a note is kept, for a finished run must not fail on them."""
+        panels = []
+        for path in paths:
+            try:
+                panels.append(Panel(caption(path), load_picture(path).pixels))
+            except PictureError:
+                name = path.relative_to(self._folder)
+                self._left_out.append(f"{name} is damaged and not on the page")
+        return panels
 
     def _note(self, concept: str, learned: ConceptSet) -> str:
         shares = [
