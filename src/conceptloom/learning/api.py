@@ -93,7 +93,7 @@ def learn(
         base_model: "builtin", a diffusers folder, or a loaded model.
         seed: of every random draw.
         config: any key of `LearnConfig`, on top of the preset.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
         resume: go on with a run that stopped.
         on_progress: called with every event.
@@ -253,5 +253,5 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise RunError(
             f"checkpoints and set need {needed / 1e9:.1f} GB, the disk of {disk} has {free / 1e9:.1f} GB free:"
-            " make room, choose a folder on another disk, or set train to lora or kv"
+            " make room, choose a folder on another disk, or set train to lora or kv in a --config file"
         )
