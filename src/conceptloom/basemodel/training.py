@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from conceptloom.concepts.storage import write_tensors
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import Photo
 from conceptloom.scenes.composer import Scene, SceneRules, random_scene
@@ -174,16 +175,19 @@ class RunningMeans:
 def save_state(
     folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, object]
 ) -> None:
-    """Write weights, averages, optimiser state and counters as one folder; an older one stays until it is complete."""
+    """Write weights, averages, optimiser state and counters as one folder; an older one stays until it is complete.
+
+    Raises ``OSError`` where the disk refuses.
+    """
     scratch = folder.with_name(folder.name + ".new")
     if scratch.exists():
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True)
-    flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    flat = dict(tensors)
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            flat[f"optimizer.{index}.{key}"] = torch.as_tensor(value).detach().contiguous()
-    save_file(flat, scratch / "state.safetensors")
+            flat[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    write_tensors(scratch / "state.safetensors", flat)
     counters = {"group_steps": [group.get("step", 0) for group in optimizer.param_groups]}
     (scratch / "meta.json").write_text(json.dumps(dict(meta) | counters), encoding="utf-8")
     for path in scratch.iterdir():
@@ -191,6 +195,8 @@ def save_state(
             os.fsync(stream.fileno())
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
+        if old.exists():  # a save was cut short once the new one was complete
+            shutil.rmtree(old)
         folder.rename(old)
     scratch.rename(folder)
     if old.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,14 @@ def test_a_saved_state_comes_back_whole(tmp_path: Path) -> None:
     ):
         assert all(torch.equal(torch.as_tensor(old[key]), torch.as_tensor(new[key])) for key in old)
     assert [group["step"] for group in again.param_groups] == [1, 1]
+
+
+def test_a_save_goes_on_after_one_that_was_killed_before_it_removed_the_old_state(tmp_path: Path) -> None:
+    optimizer = build_optimizer(nn.Linear(3, 3), 0.02, 1e-3, 0.0)
+    for step in (1, 2):
+        save_state(tmp_path / "state", {"w": torch.ones(1)}, optimizer, {"step": step})
+        shutil.copytree(tmp_path / "state", tmp_path / "state.old", dirs_exist_ok=True)
+    assert load_state(tmp_path / "state", None)[1]["step"] == 2
 
 
 def test_an_interrupted_autoencoder_equals_an_uninterrupted_one(tmp_path: Path, stream: SceneStream) -> None:
