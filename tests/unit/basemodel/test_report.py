@@ -11,8 +11,6 @@ import pytest
 from conceptloom.basemodel import report as module
 from conceptloom.basemodel.check import SceneAttention, through_grid
 from conceptloom.basemodel.report import check_names, summarise_attention, write_report
-from conceptloom.scenes.composer import SceneRules, compose
-from conceptloom.scenes.sprites import load_sprites
 
 
 def scene(
@@ -51,22 +49,16 @@ def test_a_mask_along_the_grid_comes_through_whole_and_a_thin_one_does_not() -> 
     assert not thin.any()
 
 
-def test_real_drawings_are_named_and_the_report_holds_shares_but_no_pictures(
+def test_a_nouns_share_is_over_its_own_pictures_and_the_report_holds_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REAL_RENDERS", 4)
-    first = {sprite.noun: sprite for sprite in load_sprites("train")}
-    background = np.full((128, 128, 3), 230, np.uint8)
-    rng = np.random.default_rng(0)
-    pictures = [
-        (noun, "grey", compose([first[noun]], "grey", background, rng, SceneRules(), None).pixels)
-        for noun in ("pizza", "pizza", "cat", "cat")
-    ]
-    pictures.append(("dog", "grey", background))
-    pictures.append(("dog", "grey", background))
-    naming = check_names(pictures)
-    assert (naming.nouns, naming.per_noun) == (3, 2)
-    assert naming.right_by_noun["pizza"] == 1
+    monkeypatch.setattr(module, "REAL_RENDERS", 2)
+    monkeypatch.setattr(module, "best_noun", lambda judge, pixels: ("pizza", "cat")[int(pixels[0, 0, 0])])
+    as_pizza, as_cat = (np.full((64, 64, 3), value, np.uint8) for value in (0, 1))
+    shown = [("pizza", as_pizza), ("pizza", as_cat), ("cat", as_cat), ("cat", as_cat)]
+    naming = check_names([(noun, "grass", pixels) for noun, pixels in shown])
+    assert (naming.nouns, naming.per_noun, naming.right.mean) == (2, 2, 0.75)
+    assert naming.right_by_noun == {"pizza": 0.5, "cat": 1.0}
     attention = summarise_attention([scene((True, True), (0.1, 0.1), (0.9, 0.9))], 0)
     check, sheet = write_report(tmp_path, attention, naming)
     written = json.loads(check.read_text())
