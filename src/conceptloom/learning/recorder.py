@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from conceptloom.concepts import ConceptSet
-from conceptloom.concepts.storage import remove_strays
 from conceptloom.errors import ConfigError, PictureError
 from conceptloom.learning.page import (
     DISPLAY_PX,
@@ -59,6 +59,8 @@ METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard
 _SAID_AT_THE_END = ("drift", "notice")
 """What records after the last step are of; a notice of a step comes before the step's other records."""
 _FILE_NAME = re.compile(rf"({'|'.join(STAGES)})-[0-9]{{6,}}\.png")
+MOST_DRAWN = 1e30
+"""Losses from here on, infinity and NaN are not drawn."""
 SNAPSHOTS = 4
 """Mask overlays between start and end that the page shows of each picture."""
 
@@ -76,6 +78,13 @@ class ScalarWriter(Protocol):
 def run_folder(out: Path) -> Path:
     """Where a run that will write the set `out` keeps its state while it learns."""
     return out.with_name(f"{out.name}.learning")
+
+
+def remove_run(out: Path) -> None:
+    """Remove the run folder of the complete set `out`: as a whole, and a kill leaves but a stray (`remove_strays`)."""
+    stray = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
+    run_folder(out).rename(stray)
+    shutil.rmtree(stray)
 
 
 def open_tensorboard(folder: Path) -> ScalarWriter:
@@ -200,14 +209,13 @@ class Recorder:
         for name in (METRICS, PREVIEWS, TENSORBOARD):
             if (self._folder / name).exists():
                 extras[name] = self._folder / name
-        remove_strays(self._out.resolve())
         learned.save(self._out, extras)
-        shutil.rmtree(self._folder)
+        remove_run(self._out)
 
     def _page(self, learned: ConceptSet) -> str:
         request, config = self._request, self._request.config
         metrics = self._folder / METRICS
-        rows = read_jsonl(metrics) if metrics.is_file() else []
+        rows = [row for row in read_jsonl(metrics) if _is_record(row)] if metrics.is_file() else []
         losses: dict[str, list[tuple[int, float]]] = {}
         titles = {
             "mask": "masked denoising loss (Eq. 3)",
@@ -217,7 +225,7 @@ class Recorder:
         for row in rows:
             offset = config.em_steps if row["stage"] == "joint" else 0
             for key, title in titles.items():
-                if key in row:
+                if _is_number(row.get(key)):
                     losses.setdefault(title, []).append((offset + row["step"], row[key]))
         prompts = {_file_name(row["stage"], row["step"]): row["prompt"] for row in rows if "prompt" in row}
         samples = self._panels(
@@ -235,8 +243,8 @@ class Recorder:
                 em_steps=config.em_steps,
                 facts=self._facts(
                     learned,
-                    sum(row.get("seconds", 0.0) for row in rows),
-                    [*(row["notice"] for row in rows if "notice" in row), *self._left_out],
+                    sum(row["seconds"] for row in rows if _is_number(row.get("seconds"))),
+                    [*(str(row["notice"]) for row in rows if "notice" in row), *self._left_out],
                 ),
             )
         )
@@ -312,6 +320,11 @@ def _write_scalars(scalars: ScalarWriter, event: Progress) -> None:
 
 def _is_record(row: Mapping[str, Any]) -> bool:
     return row.get("stage") in STAGES and isinstance(row.get("step"), int)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a row's value can be drawn; a damaged file may hold anything."""
+    return isinstance(value, int | float) and abs(value) < MOST_DRAWN
 
 
 def _mask_metrics(event: MasksUpdated) -> Mapping[str, Any]:

@@ -81,6 +81,22 @@ def test_a_damaged_preview_is_left_out_of_the_page_and_the_set_is_written(tmp_pa
     assert noticed.text in (out / "index.html").read_text()
 
 
+def test_rows_that_cannot_be_drawn_are_left_out_of_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    run_folder(out).mkdir()
+    rows = [
+        '{"stage": "em", "step": 1, "mask": 0.5, "seconds": 60}',
+        '{"stage": "em", "step": 2, "mask": "x", "prior": NaN, "attention": 1e999, "seconds": "x"}',
+        '{"stage": "em", "step": 3, "mask": 0.25, "seconds": 60}',
+        '{"stage": "em", "step": "x", "mask": 0.25}',
+    ]
+    (run_folder(out) / "metrics.jsonl").write_text("\n".join(rows))
+    assert isinstance(list(Recorder(REQUEST, out, resume=True).record(end()))[-1], Finished)
+    page = (out / "index.html").read_text()
+    assert page.count("<svg") == 1
+    assert "2.0 minutes" in page
+
+
 def test_previews_beyond_the_checkpoint_go_and_pictures_of_others_stay(tmp_path: Path) -> None:
     masks = run_folder(tmp_path / "set") / "previews" / "masks" / "garden"
     names = ("em-000002.png", "em-000007.png", "em-x.png", "mine.png", "em-.png")
