@@ -1,6 +1,13 @@
-"""A concept set with random rows, and a benchmark set, for a tiny base model: no learning, milliseconds."""
+"""A concept set with random rows, and a benchmark set, for a tiny base model: no learning, milliseconds.
+
+And what two sets on the disk are compared by.
+"""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,3 +102,19 @@ def tiny_benchmark_set() -> BenchmarkSet:
         ),
         "photo",
     )
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """What a set holds by file name, apart from times and dates."""
+    held: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            held[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+        elif path.suffix == ".json":
+            told = json.loads(path.read_text())
+            held[name] = {key: value for key, value in told.items() if key != "provenance"}
+        elif path.is_file():
+            held[name] = None if path.suffix == ".html" else path.read_bytes()
+    return held

@@ -6,7 +6,7 @@ import fcntl
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,7 +22,7 @@ from rich.console import Console
 from conceptloom.backbone import Backbone, applied_weights, initial_rows, load_backbone, tokenize
 from conceptloom.backbone.fingerprint import fingerprint
 from conceptloom.cli import info, options
-from conceptloom.concepts import Concept, ConceptSet, validate_concept_name
+from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet, validate_concept_name
 from conceptloom.concepts.storage import read_tensors, write_tensors
 from conceptloom.errors import ConceptloomError
 from conceptloom.evaluation.api import EvaluationJob, claim_folder
@@ -62,6 +62,9 @@ from conceptloom.judges.detector import load_judge
 from conceptloom.judges.features import load_feature_judge
 from conceptloom.judges.networks import NetworkConfig, Thresholds, Vocabulary, build_network, save_network
 from conceptloom.learning import (
+    Finished,
+    Progress,
+    Recorder,
     Resumed,
     StepDone,
     build_request,
@@ -71,9 +74,10 @@ from conceptloom.learning import (
 )
 from conceptloom.learning.checkpoint import _entry
 from conceptloom.learning.phrases import split_prompt
+from conceptloom.learning.prior import _read_group
 from conceptloom.learning.reading import read_pictures
 from conceptloom.pictures import Picture, load_mask_hint, load_picture, load_strokes, write_png, write_webp
-from conceptloom.runs import RunLock
+from conceptloom.runs import RunLock, append_jsonl
 from conceptloom.scenes import backgrounds, sprites
 from tiny_models import save_tiny_model, stable_diffusion_scheduler, tiny_tokenizer
 from tiny_sets import PROMPT, tiny_benchmark_set, tiny_set
@@ -336,6 +340,61 @@ def resumed(folder: Path) -> None:
     events = job(folder, resume=True).events()
     next(event for event in events if isinstance(event, Resumed))
     events.close()
+
+
+def page_files() -> dict[str, bytes]:
+    """What a run has left when all that it lacks is its set: metrics and previews."""
+
+    def write(folder: Path) -> None:
+        shown = folder / "set.learning" / "previews"
+        for name in ("masks/garden/masks-000001", "masks/garden/em-000002", "samples/em-000002"):
+            write_png(shown / f"{name}.png", pixels())
+        rows = (
+            {"stage": "em", "step": 1, "mask": 0.5, "attention": 0.1, "seconds": 0.1},
+            {"stage": "em", "step": 2, "mask": 0.4, "attention": 0.1, "seconds": 0.1},
+            {"stage": "em", "step": 2, "prompt": "a <cat>", "seconds": 0.1},
+            {"stage": "em", "step": 2, "notice": "out of memory"},
+        )
+        for row in rows:
+            append_jsonl(folder / "set.learning" / "metrics.jsonl", row)
+
+    return written(write)
+
+
+def finish_run(folder: Path) -> None:
+    """Go on with a run at its end: its page is made of what is there, and is in the set."""
+    request = build_request(
+        [Picture("garden", None, pixels())], {"cat": "cat"}, resolve_config("builtin", QUICK)
+    )
+    learned = ConceptSet(
+        request.concepts,
+        {"cat": torch.ones(1, 4)},
+        BaseModelRecord("tiny", "0" * 64, None),
+        masks={("garden", "cat"): np.ones((HEIGHT, WIDTH), dtype=np.bool_)},
+        provenance={"rescues": {}, "drift": {}},
+    )
+
+    def events() -> Generator[Progress, None, None]:
+        yield Resumed("em", 4, 4)
+        yield Finished("em", 4, 4, concept_set=learned)
+
+    for _ in Recorder(request, folder / "set", resume=True).record(events()):
+        pass
+    assert (folder / "set" / "index.html").is_file()
+
+
+def prior_files() -> dict[str, bytes]:
+    def write(folder: Path) -> None:
+        for number in range(2):
+            write_png(folder / f"{number:04d}.png", pixels(number)[:, :HEIGHT])
+
+    return written(write)
+
+
+def read_prior(folder: Path) -> None:
+    """Images of the cache: read whole and of one size, or drawn again."""
+    images = _read_group([folder / "0000.png", folder / "0001.png"], HEIGHT)
+    assert images is None or images.shape == (2, HEIGHT, HEIGHT, 3)
 
 
 def read_lock(folder: Path) -> None:
@@ -623,6 +682,8 @@ TARGETS: dict[str, Target] = {
     "lent-weights": Target(concept_set_files, lend_weights),
     "tensors": Target(tensor_files, read_tensor_files),
     "run": Target(run_files, read_run),
+    "page": Target(page_files, finish_run),
+    "prior": Target(prior_files, read_prior),
     "lock": Target(lambda: {".set.lock": b'{"pid": 1, "host": "h", "since": "s"}'}, read_lock),
     "coco-benchmark": Target(coco_files, load_benchmark),
     "coco-instances": Target(instance_files, lambda folder: coco_benchmark(folder, concepts=2)),

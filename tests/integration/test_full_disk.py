@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
 from conceptloom.backbone import Backbone
+from conceptloom.basemodel.training import load_state, save_state
 from conceptloom.cli import FAILED, build_app
+from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.coco_format import write_benchmark
+from conceptloom.evaluation.protocols import RANDOM, Pair
 from conceptloom.evaluation.report import save_report
+from conceptloom.evaluation.study_bundle import Comparison, Reference, export_study_bundle
 from conceptloom.evaluation.units import UnitKey, UnitResult, has_unit, load_unit, save_unit
 from conceptloom.learning import run_folder
 from conceptloom.learning.checkpoint import newest_checkpoint
@@ -28,7 +34,7 @@ from conceptloom.learning.trainer import CHECKPOINTS
 from conceptloom.pictures import load_picture, write_png
 from report_fixture import periods, plain_report
 from small_disk import Ended, SmallDisk, run_command, run_in_fork, with_small_disk
-from tiny_sets import PROMPT, tiny_benchmark_set, tiny_set
+from tiny_sets import PROMPT, content, tiny_benchmark_set, tiny_set
 
 SHORT: dict[str, Any] = {
     "em_steps": 2,
@@ -96,22 +102,6 @@ class Scene:
 def on_small_disk(files: Path, tiny_folder: Path) -> Callable[[Callable[[Scene], None]], None]:
     base = ("--base-model", tiny_folder, "--device", "cpu", "--dtype", "float32")
     return lambda work: with_small_disk(files / "disk", lambda disk: work(Scene(disk, files, base)))
-
-
-def content(folder: Path) -> dict[str, Any]:
-    """What a set holds by file name, apart from times and dates."""
-    held: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            held[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-        elif path.suffix == ".json":
-            told = json.loads(path.read_text())
-            held[name] = {key: value for key, value in told.items() if key != "provenance"}
-        elif path.is_file():
-            held[name] = None if path.suffix == ".html" else path.read_bytes()
-    return held
 
 
 def bits(folder: Path) -> dict[str, bytes]:
@@ -247,8 +237,8 @@ def test_learning_further_survives_a_disk_that_fails_anywhere(on_small_disk: Cal
             try:
                 survive(scene, **site.of(scene.disk))
                 assert content(scene.out) == whole
-                # Where a disk kept the earlier set, to remove it was all that was left to do.
-                assert scene.disk.names() - {f".{SET}.previous"} == {SET}
+                # Where a disk kept the earlier set or the lock's file, to remove it was all that was left to do.
+                assert scene.disk.names() - {f".{SET}.previous", LOCK} == {SET}
                 assert scene.disk.names() == {SET} or site.fault == "read-only"
             except AssertionError as error:
                 failures.append(f"{site} {changes[site.number]}: {error}")
@@ -545,5 +535,119 @@ def test_an_evaluation_goes_on_after_its_workers_found_the_disk_full(
         scene.disk.mend()
         assert run_command(arguments, scene.disk).code == 0
         assert (out / "report.html").is_file()
+
+    on_small_disk(work)
+
+
+# What is written for others, and by the built-in model's makers --------------------------------------------------
+
+
+def test_a_benchmark_on_the_disk_is_the_earlier_or_the_new_one_whole(
+    on_small_disk: Callable[..., None],
+) -> None:
+    def work(scene: Scene) -> None:
+        out = scene.disk.root / "benchmark"
+        one = tiny_benchmark_set()
+        earlier, new = (Benchmark(name, "dev", (replace(one, name=name),)) for name in ("earlier", "new"))
+
+        def write(**fault: Any) -> Ended:
+            return run_in_fork(lambda: write_benchmark(new, out), scene.disk, **fault)
+
+        write_benchmark(earlier, out)
+        before = bits(out)
+        changes = write().changes
+        after = bits(out)
+        assert before != after
+        for site in sites(changes):
+            scene.disk.clear()
+            write_benchmark(earlier, out)
+            ended = write(**site.of(scene.disk))
+            assert ended.was_struck
+            present = out if out.exists() else out.with_name(".benchmark.previous")
+            assert bits(present) in (before, after)
+            assert ended.code == 0 or str(scene.disk.root) in ended.errors[-1]
+            scene.disk.mend()
+            assert write().code == 0
+            assert bits(out) == after
+
+    on_small_disk(work)
+
+
+@pytest.mark.slow
+def test_a_study_is_there_with_its_key_or_not_at_all(on_small_disk: Callable[..., None]) -> None:
+    picture = np.full((24, 24, 3), 99, np.uint8)
+    comparisons = [
+        Comparison(
+            Pair(f"scene-{scene}", "cat", f"a <cat>, number {prompt}", 0, 0),
+            picture + np.uint8(scene),
+            picture - np.uint8(prompt + 1),
+            (Reference("cat", "subject", picture),),
+        )
+        for scene in range(2)
+        for prompt in range(2)
+    ]
+    protocol = replace(RANDOM, people=2, pairs_per_person=4, people_per_pair=1)
+
+    def work(scene: Scene) -> None:
+        study, key = scene.disk.root / "study", scene.disk.root / "key.json"
+
+        def export(**fault: Any) -> Ended:
+            methods = {"ours": "paper", "baseline": "fixed"}
+            return run_in_fork(
+                lambda: export_study_bundle(comparisons, protocol, study, key, methods=methods, seed=0),
+                scene.disk,
+                **fault,
+            )
+
+        ended = export()
+        assert ended.code == 0, ended.errors
+        whole = bits(scene.disk.root)
+        for site in sites(ended.changes):
+            scene.disk.clear()
+            ended = export(**site.of(scene.disk))
+            assert ended.was_struck
+            if ended.code != 0:
+                assert str(scene.disk.root) in ended.errors[-1]
+                assert not study.exists()
+                assert site.fault == "read-only" or scene.disk.names() == set()
+            scene.disk.mend()
+            if ended.code != 0:
+                key.unlink(missing_ok=True)
+                assert export().code == 0
+            assert {name: data for name, data in bits(scene.disk.root).items() if ".tmp" not in name} == whole
+
+    on_small_disk(work)
+
+
+def test_a_state_of_the_built_in_models_training_is_the_old_or_the_new_one_whole(
+    on_small_disk: Callable[..., None],
+) -> None:
+    def work(scene: Scene) -> None:
+        folder = scene.disk.root / "denoiser"
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+
+        def save(step: int, **fault: Any) -> Ended:
+            tensors = {"weight": torch.full((64, 64), float(step))}
+            return run_in_fork(
+                lambda: save_state(folder, tensors, optimizer, {"step": step}), scene.disk, **fault
+            )
+
+        def saved() -> Any:
+            tensors, meta = load_state(folder, None)
+            assert (tensors["weight"] == meta["step"]).all()
+            return meta["step"]
+
+        assert save(1).code == 0
+        changes = save(2).changes
+        for site in sites(changes):
+            scene.disk.clear()
+            assert save(1).code == 0
+            ended = save(2, **site.of(scene.disk))
+            assert ended.was_struck
+            assert saved() in ((2,) if ended.code == 0 else (1, 2))
+            assert ended.code == 0 or str(scene.disk.root) in ended.errors[-1]
+            scene.disk.mend()
+            assert save(3).code == 0
+            assert saved() == 3
 
     on_small_disk(work)

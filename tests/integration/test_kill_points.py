@@ -1,8 +1,9 @@
-"""Killed anywhere, a run goes on to the same bits: SIGKILL at a hundred points of a short run.
+"""Killed anywhere, a run goes on to the same bits: SIGKILL at a hundred points of a short run, drawn by a fixed seed.
 
 Half of the points are just before a change on the disk (a file opened for writing, a folder made, a rename, a
-removal), so also in the middle of writing a checkpoint or the set; half are at the run's own events, all stage
-switches among them. The killed process is a fork of this one, which has the model loaded.
+removal), so also in the middle of writing a checkpoint or the set, but never inside one file's write; half are at the
+run's own events, both sides of every change of stage among them. The killed process is a fork of this one, which has
+the model loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ import pytest
 import torch
 
 from conceptloom.backbone import Backbone
-from conceptloom.concepts import ConceptSet
 from conceptloom.errors import RunError
-from conceptloom.learning import learn
+from conceptloom.learning import Progress, learn
+from conceptloom.learning.progress import Stage
 from conceptloom.pictures import Picture
+from tiny_sets import content
 
 POINTS = 100
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
@@ -47,7 +50,7 @@ CONFIG: dict[str, Any] = {
 
 
 def _learn(
-    backbone: Backbone, out: Path, *, resume: bool, on_progress: Callable[[object], None] | None = None
+    backbone: Backbone, out: Path, *, resume: bool, on_progress: Callable[[Progress], None] | None = None
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     learn(
@@ -100,34 +103,32 @@ def _in_a_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _count(backbone: Backbone, out: Path) -> tuple[int, int]:
-    """How many changes on the disk and events an uninterrupted run has."""
-    counted: dict[str, int] = {"changes": 0, "events": 0}
+def _count(backbone: Backbone, out: Path) -> tuple[int, list[Stage]]:
+    """How many changes on the disk an uninterrupted run has, and the stage of each of its events."""
+    changes = [0]
     active = [True]
+    stages: list[Stage] = []
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
         if active and _changes_the_disk(name, arguments):
-            counted["changes"] += 1
-
-    def count(_: object) -> None:
-        counted["events"] += 1
+            changes[0] += 1
 
     sys.addaudithook(watch)
-    _learn(backbone, out, resume=False, on_progress=count)
+    _learn(backbone, out, resume=False, on_progress=lambda event: stages.append(event.stage))
     active.clear()
-    return counted["changes"], counted["events"]
+    return changes[0], stages
 
 
-def _same(one: ConceptSet, other: ConceptSet) -> bool:
-    assert one.weights is not None
-    assert other.weights is not None
-    return (
-        all(torch.equal(rows, other.embeddings[name]) for name, rows in one.embeddings.items())
-        and all(np.array_equal(mask, other.masks[key]) for key, mask in one.masks.items())
-        and all(
-            torch.equal(tensor, other.weights.tensors[name]) for name, tensor in one.weights.tensors.items()
-        )
-    )
+def _points(changes: int, stages: list[Stage]) -> list[tuple[int | None, int | None]]:
+    """Numbers of the changes and events to die at, `POINTS` in all."""
+    generator = np.random.default_rng(0)
+    ends = {number for number, pair in enumerate(pairwise(stages), 1) if pair[0] != pair[1]}
+    switches = ends | {number + 1 for number in ends}
+    others = sorted(set(range(1, len(stages) + 1)) - switches)
+    wanted = min(len(stages), POINTS // 2)
+    at_events = [*switches, *generator.choice(others, wanted - len(switches), replace=False)]
+    at_changes = generator.choice(np.arange(1, changes + 1), POINTS - wanted, replace=False)
+    return [(int(at), None) for at in at_changes] + [(None, int(at)) for at in at_events]
 
 
 def _go_on(backbone: Backbone, out: Path) -> None:
@@ -150,14 +151,8 @@ def test_a_run_killed_at_any_of_a_hundred_points_ends_with_the_same_bits(
     _learn(
         tiny_backbone, tmp_path / "first", resume=False
     )  # the model's own images are in the cache from now on
-    changes, events = _count(tiny_backbone, tmp_path / "whole")
-    whole = ConceptSet.load(tmp_path / "whole")
-    generator = np.random.default_rng(0)
-    at_changes = generator.choice(
-        np.arange(1, changes + 1), min(POINTS - min(events, POINTS // 2), changes), replace=False
-    )
-    at_events = np.linspace(1, events, min(events, POINTS // 2)).round().astype(int)
-    points = [(int(at), None) for at in at_changes] + [(None, int(at)) for at in at_events]
+    points = _points(*_count(tiny_backbone, tmp_path / "whole"))
+    whole = content(tmp_path / "whole")
     killed = 0
     for number, (at_change, at_event) in enumerate(points):
         out = tmp_path / f"set-{number}"
@@ -168,7 +163,7 @@ def test_a_run_killed_at_any_of_a_hundred_points_ends_with_the_same_bits(
 
         killed += _in_a_child(die) == -signal.SIGKILL
         _go_on(tiny_backbone, out)
-        assert _same(ConceptSet.load(out), whole), (at_change, at_event)
-        assert not (tmp_path / f"set-{number}.learning").exists()
+        assert content(out) == whole, (at_change, at_event)
+        assert not [*tmp_path.glob(f"set-{number}.learning"), *tmp_path.glob(f".set-{number}.*.tmp")]
     assert killed >= 0.95 * len(points)
     assert len(points) == POINTS

@@ -32,7 +32,7 @@ from conceptloom.learning import (
 )
 from conceptloom.learning.batches import Batch, Material
 from conceptloom.learning.checkpoint import newest_checkpoint
-from conceptloom.pictures import Picture
+from conceptloom.pictures import Picture, write_png
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -509,6 +509,23 @@ def test_prior_images_are_drawn_once_per_model_and_word(
     assert sorted(drawn) == sorted(f"a photo of {word}" for word in ("cat", "beach", "dog", "car", "tree"))
     finish(run(request, tiny_backbone, tmp_path / "two"))
     assert len(drawn) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "another size"])
+def test_a_damaged_image_of_the_cache_is_drawn_again(
+    damage: str, tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path / "cache"))
+    request = request_for(train="lora", em_steps=0, joint_steps=1)
+    sound = finish(run(request, tiny_backbone, tmp_path / "one"))
+    images = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.png")}
+    for path, content in images.items():
+        if damage == "cut":
+            path.write_bytes(content[:99])
+        elif path.name == "0001.png":
+            write_png(path, np.full((16, 16, 3), 99, np.uint8))
+    assert_same_set(finish(run(request, tiny_backbone, tmp_path / "two")), sound)
+    assert images == {path: path.read_bytes() for path in images}
 
 
 def losses(events: Sequence[Progress], stage: str) -> list[float]:

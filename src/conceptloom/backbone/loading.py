@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from conceptloom.backbone.attention import ExplicitAttentionProcessor
-from conceptloom.backbone.devices import resolve_device, resolve_dtype
+from conceptloom.backbone.devices import is_out_of_memory, resolve_device, resolve_dtype, telling_of_memory
 from conceptloom.backbone.fingerprint import fingerprint
 from conceptloom.backbone.model import Backbone, ModelIdentity
 from conceptloom.backbone.schedule import NoiseSchedule
@@ -111,12 +111,13 @@ def load_backbone(source: str | Path = BUILTIN, device: str = "auto", dtype: str
 
     Raises:
         BaseModelError: not there, incomplete, damaged, pickled, or of an unknown kind.
-        DeviceError: the device or dtype cannot be used here.
+        DeviceError: the device or dtype cannot be used here, or its memory does not hold the model.
     """
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     folder, name = _locate(source)
-    return _load(folder, name, torch_device, torch_dtype)
+    with telling_of_memory(torch_device, "loading the base model", "free some or choose another device"):
+        return _load(folder, name, torch_device, torch_dtype)
 
 
 def _locate(source: str | Path) -> tuple[Path, str]:
@@ -384,6 +385,11 @@ def _readable(part: str, wrong: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # libraries raise whatever they trip over
+        if is_out_of_memory(error):  # also where a configuration asks for billions of channels
+            raise BaseModelError(
+                f"the base model's {part} does not fit into memory: free some,"
+                " or fetch or export it again if its config.json is damaged"
+            ) from error
         raise BaseModelError(f"the base model's {part} {wrong}: fetch or export it again") from error
     finally:
         transformers_logging.set_verbosity(verbosity[0])

@@ -1,7 +1,8 @@
 """Build the built-in model from its parts, keep its training state, and export what ships.
 
-Training state lives in the user cache folder, ``autoencoder`` and ``denoiser`` under ``training_folder``. When it is
-absent, ``resume`` warm-restarts from the shipped averaged weights, if of the same shape, with a fresh optimiser.
+Training state lives in the user cache folder, ``autoencoder`` and ``denoiser`` under ``training_folder``. A build from
+nothing begins with an autoencoder of its own and takes nothing that ships. When there is no state, ``resume``
+warm-restarts from the shipped averaged weights, if of the same shape, with a fresh optimiser.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from conceptloom.basemodel.denoiser import (
     load_averaged,
     train_denoiser,
 )
-from conceptloom.basemodel.training import SceneStream, TrainProgress, fast_dtype, has_state, to_model_range
+from conceptloom.basemodel.training import (
+    SceneStream,
+    TrainProgress,
+    fast_dtype,
+    has_state,
+    load_state,
+    to_model_range,
+)
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import COLOURS, DRAWN, Photo, load_photos
 from conceptloom.scenes.captions import vocabulary
@@ -64,7 +72,7 @@ def shipped_folder() -> Path:
 
 
 def continues_shipped(plan: BuildPlan) -> bool:
-    """Whether the shipped model has the plan's shape: training goes on from its weights, on its autoencoder."""
+    """Whether the shipped model has the plan's shape, so that training can go on from its weights."""
     path = shipped_folder() / "conceptloom.json"
     if not path.is_file():
         return False
@@ -125,8 +133,23 @@ def caption_words(sprites: Sequence[Sprite], photos: Sequence[Photo]) -> tuple[s
     return vocabulary(nouns(sprites), class_words, background_labels(photos))
 
 
+def is_from_nothing(cache: Path) -> bool:
+    """Whether the training in the cache has an autoencoder of its own, with which a build from nothing begins."""
+    return has_state(training_folder(cache) / "autoencoder")
+
+
 def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgress]:
-    """Train the autoencoder, or go on where an earlier build stopped."""
+    """Train an autoencoder from nothing, or go on where an earlier build stopped.
+
+    Raises:
+        DataError: the cache holds a training that began with the shipped weights.
+    """
+    denoiser = training_folder(cache) / "denoiser"
+    if has_state(denoiser) and not is_from_nothing(cache):
+        raise DataError(
+            f"{denoiser} holds a training that began with the shipped weights: go on with 'conceptloom basemodel"
+            " resume', or move that folder away to build from nothing"
+        )
     stream = training_stream(plan, cache)
     folder = training_folder(cache) / "autoencoder"
     yield from train_autoencoder(
@@ -140,17 +163,26 @@ def build_autoencoder_stage(plan: BuildPlan, cache: Path) -> Iterator[TrainProgr
 
 
 def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
-    """The settled autoencoder: the shipped one where it has the plan's shape, else the one trained in the cache.
+    """The settled autoencoder: that of a build from nothing where there is one, else the shipped one.
 
-    Every cached latent and stored concept depends on it, so a shipped autoencoder is never replaced by training on.
+    Every cached latent and stored concept depends on it, so a shipped autoencoder is never trained on.
+
+    Raises:
+        DataError: it is not trained to its end, or there is none and the shipped one has another shape.
     """
-    if continues_shipped(plan):
+    folder = training_folder(cache) / "autoencoder"
+    if not is_from_nothing(cache):
+        if not continues_shipped(plan):
+            raise DataError(
+                f"{VERSION} needs an autoencoder and {folder} holds none: run 'conceptloom basemodel build' first"
+            )
         model: AutoencoderKL = AutoencoderKL.from_pretrained(shipped_folder() / "vae", local_files_only=True)
         return model.eval().requires_grad_(False)
-    folder = training_folder(cache) / "autoencoder"
-    if not has_state(folder):
+    seen = int(str(load_state(folder, None)[1]["step"])) * plan.autoencoder.batch_size
+    if seen < plan.autoencoder_samples:
         raise DataError(
-            f"{VERSION} needs an autoencoder and {folder} holds none: run 'conceptloom basemodel build' first"
+            f"the autoencoder in {folder} has seen {seen} of {plan.autoencoder_samples} crops:"
+            " run 'conceptloom basemodel build' until it has seen all"
         )
     model = load_averaged_autoencoder(plan.autoencoder, folder)
     stream = training_stream(plan, cache)
@@ -164,7 +196,8 @@ def build_denoiser_stage(
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
 
-    Without it, weights start from the shipped model if it has the same shape (fresh optimiser, short warm-up).
+    Without it, weights start from the shipped model if it has the same shape (fresh optimiser, short warm-up), in a
+    build from nothing at random.
     With ``anneal`` the rates fall towards nothing over ``seconds``: what is to ship ends so.
     """
     stream = curriculum_stream(plan, cache)
@@ -172,7 +205,7 @@ def build_denoiser_stage(
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = training_folder(cache) / "denoiser"
     seen = 0
-    if not has_state(folder) and continues_shipped(plan):
+    if not has_state(folder) and not is_from_nothing(cache):
         seen = warm_start(denoiser, shipped_folder())
     dtype = fast_dtype()
     buffer = LatentBuffer(stream, autoencoder, plan.denoiser, dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conceptloom.backbone import Backbone, TokenizedPrompt, encode_prompts, record_attention, tokenize
 from conceptloom.judges.names import NameCheck
-from conceptloom.masks import iou, resize_maps
+from conceptloom.masks import area_to_grid, iou, resize_maps
 from conceptloom.scenes.backgrounds import Photo
 from conceptloom.scenes.composer import Scene, SceneRules, compose, random_background
 from conceptloom.scenes.sprites import Sprite
@@ -33,14 +33,18 @@ class SceneAttention:
     """What one scene's two noun tokens looked at.
 
     ``pointed`` whether each noun's peak lies inside its own mask; ``swapped`` whether both peaks lie in each
-    other's; ``threshold_iou`` and ``argmax_iou`` per noun; ``shares`` of attention on begin, padding and the nouns;
-    ``layer_pointed`` and ``band_pointed`` the mean of ``pointed`` by layer name and by log-SNR band.
+    other's; ``threshold_iou`` and ``argmax_iou`` per noun; ``covered``, the share of the picture under each mask, which
+    a peak anywhere would hit by chance; ``grid_iou``, that of the true masks after a way through the latent grid, the
+    most a map can reach; ``shares`` of attention on begin, padding and the nouns; ``layer_pointed`` and
+    ``band_pointed`` the mean of ``pointed`` by layer name and by log-SNR band.
     """
 
     pointed: tuple[bool, bool]
     swapped: bool
     threshold_iou: tuple[float, float]
     argmax_iou: tuple[float, float]
+    covered: tuple[float, float]
+    grid_iou: tuple[float, float]
     shares: dict[str, float]
     layer_pointed: dict[str, float]
     band_pointed: dict[str, float]
@@ -92,6 +96,8 @@ def scene_attention(backbone: Backbone, scene: Scene, seed: int) -> SceneAttenti
         swapped=inside[0][1] and inside[1][0],
         threshold_iou=_pair_iou(maps / maps.max((1, 2), keepdims=True) > SUBJECT_THRESHOLD, scene.masks),
         argmax_iou=_pair_iou(_argmax_masks(maps), scene.masks),
+        covered=(float(scene.masks[0].mean()), float(scene.masks[1].mean())),
+        grid_iou=_pair_iou(through_grid(scene.masks, side), scene.masks),
         shares=dict(zip(("first noun", "second noun", "begin", "end and padding"), shares, strict=True)),
         layer_pointed={name: _pointing(value.mean(0), scene.masks) for name, value in layers.items()},
         band_pointed={
@@ -131,6 +137,13 @@ def _peaks(maps: NDArray[np.float32]) -> list[tuple[int, int]]:
 def _pointing(maps: Tensor, masks: NDArray[np.bool_]) -> float:
     enlarged = resize_maps(maps[:2].numpy(), masks.shape[1])
     return float(np.mean([mask[peak] for mask, peak in zip(masks, _peaks(enlarged), strict=True)]))
+
+
+def through_grid(masks: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """Masks (K, H, H) as a grid of ``side`` cells a side can tell them: shares of cells, enlarged, above a half."""
+    shares = area_to_grid(masks.astype(np.float32), (side, side))
+    told: NDArray[np.bool_] = resize_maps(shares, masks.shape[1]) > 0.5
+    return told
 
 
 def _pair_iou(found: NDArray[np.bool_], masks: NDArray[np.bool_]) -> tuple[float, float]:

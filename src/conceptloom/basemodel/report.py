@@ -55,13 +55,19 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """The attention gate over all scenes; intervals resample scenes."""
+    """The attention gate over all scenes; intervals resample scenes.
+
+    ``pointing_chance`` is how often a peak anywhere would be right, ``iou_ceiling`` the IoU of the true masks after a
+    way through the latent grid. Pointing can reach 1.
+    """
 
     scenes: int
     seed: int
     pointing: Interval
+    pointing_chance: float
     threshold_iou: Interval
     argmax_iou: Interval
+    iou_ceiling: Interval
     swaps: Interval
     shares: dict[str, float]
     layers: dict[str, float]
@@ -71,9 +77,10 @@ class AttentionReport:
         """The report as a person reads it."""
         rows = [
             f"attention gate: {self.scenes} two-sprite scenes of train sprites, dev photographs, seed {self.seed}",
-            f"  pointing                    {self.pointing}",
+            f"  pointing                    {self.pointing}  (chance {self.pointing_chance:.3f})",
             f"  subject IoU (max > {SUBJECT_THRESHOLD:g})     {self.threshold_iou}",
             f"  subject IoU (argmax)        {self.argmax_iou}",
+            f"  true masks through the grid {self.iou_ceiling}",
             f"  swaps                       {self.swaps}",
             "  shares of attention         "
             + ", ".join(f"{name} {value:.3f}" for name, value in self.shares.items()),
@@ -107,8 +114,10 @@ def summarise_attention(found: Sequence[SceneAttention], seed: int) -> Attention
         scenes=len(found),
         seed=seed,
         pointing=over(lambda scene: scene.pointed),
+        pointing_chance=float(np.mean([scene.covered for scene in found])),
         threshold_iou=over(lambda scene: scene.threshold_iou),
         argmax_iou=over(lambda scene: scene.argmax_iou),
+        iou_ceiling=over(lambda scene: scene.grid_iou),
         swaps=over(lambda scene: scene.swapped),
         shares={name: float(np.mean([scene.shares[name] for scene in found])) for name in found[0].shares},
         layers={

@@ -7,16 +7,17 @@ import os
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from conceptloom.concepts.storage import write_tensors
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import Photo
 from conceptloom.scenes.composer import Scene, SceneRules, random_scene
@@ -49,10 +50,6 @@ class Averaged:
         names = list(self.tensors)
         live = dict(module.named_parameters())
         torch._foreach_lerp_([self.tensors[n] for n in names], [live[n] for n in names], 1 - decay)
-
-    def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the module's parameters with the average."""
-        module.load_state_dict(self.tensors, strict=False)
 
 
 class SceneStream:
@@ -178,16 +175,19 @@ class RunningMeans:
 def save_state(
     folder: Path, tensors: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, meta: Mapping[str, object]
 ) -> None:
-    """Write weights, averages, optimiser state and counters as one folder; an older one stays until it is complete."""
+    """Write weights, averages, optimiser state and counters as one folder; an older one stays until it is complete.
+
+    Raises ``OSError`` where the disk refuses.
+    """
     scratch = folder.with_name(folder.name + ".new")
     if scratch.exists():
         shutil.rmtree(scratch)
     scratch.mkdir(parents=True)
-    flat = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    flat = dict(tensors)
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            flat[f"optimizer.{index}.{key}"] = torch.as_tensor(value).detach().contiguous()
-    save_file(flat, scratch / "state.safetensors")
+            flat[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    write_tensors(scratch / "state.safetensors", flat)
     counters = {"group_steps": [group.get("step", 0) for group in optimizer.param_groups]}
     (scratch / "meta.json").write_text(json.dumps(dict(meta) | counters), encoding="utf-8")
     for path in scratch.iterdir():
@@ -195,6 +195,8 @@ def save_state(
             os.fsync(stream.fileno())
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
+        if old.exists():  # a save was cut short once the new one was complete
+            shutil.rmtree(old)
         folder.rename(old)
     scratch.rename(folder)
     if old.exists():
@@ -238,11 +240,3 @@ def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")
     }
-
-
-def cycle(stream: SceneStream, start: int) -> Iterator[Scene]:
-    """Scenes from number ``start`` on."""
-    index = start
-    while True:
-        yield stream.scene(index)
-        index += 1

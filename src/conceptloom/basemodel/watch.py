@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from conceptloom.backbone import encode_prompts, load_backbone, sample, tokenize
 from conceptloom.basemodel.autoencoder import AutoencoderConfig, load_averaged_autoencoder
 from conceptloom.basemodel.training import SceneStream, TrainProgress, to_model_range
 from conceptloom.pictures import contact_sheet, write_png
-from conceptloom.runs import append_jsonl
+from conceptloom.runs import append_jsonl, read_jsonl
 
 WATCH_PROMPTS = (
     "a photo of a dog on grass",
@@ -39,14 +38,16 @@ def log_progress(folder: Path, stage: str, progress: TrainProgress) -> None:
 
 
 def write_loss_curve(folder: Path, stage: str) -> Path:
-    """Draw ``loss-<stage>.png`` from the log: each loss over samples seen, both axes logarithmic."""
+    """Draw ``loss-<stage>.png`` from the log: each loss over samples seen, both axes logarithmic.
+
+    Lines of the log that a crash cut short are left out.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line["stage"] == stage]
+    lines = [line for line in read_jsonl(folder / "log.jsonl") if line["stage"] == stage]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name in lines[-1]["losses"]:
         axes.plot([line["samples"] for line in lines], [line["losses"][name] for line in lines], label=name)

@@ -55,7 +55,6 @@ def build(
     from conceptloom.basemodel.build import (
         BuildPlan,
         build_autoencoder_stage,
-        continues_shipped,
         training_folder,
         training_stream,
     )
@@ -65,14 +64,13 @@ def build(
     _use_threads(threads)
     plan, cache = BuildPlan(), user_cache_dir()
     folder = training_folder(cache)
-    if not continues_shipped(plan):
-        for progress in build_autoencoder_stage(plan, cache):
-            log_progress(folder, "autoencoder", progress)
-            if progress.saved:
-                typer.echo(_line("autoencoder", progress.samples, progress.losses, progress.samples_per_sec))
-        sheet = reconstruction_sheet(plan.autoencoder, folder / "autoencoder", training_stream(plan, cache))
-        typer.echo(write_sheet(folder, "reconstructions", sheet))
-        typer.echo(write_loss_curve(folder, "autoencoder"))
+    for progress in build_autoencoder_stage(plan, cache):
+        log_progress(folder, "autoencoder", progress)
+        if progress.saved:
+            typer.echo(_line("autoencoder", progress.samples, progress.losses, progress.samples_per_sec))
+    sheet = reconstruction_sheet(plan.autoencoder, folder / "autoencoder", training_stream(plan, cache))
+    typer.echo(write_sheet(folder, "reconstructions", sheet))
+    typer.echo(write_loss_curve(folder, "autoencoder"))
     resume(hours, threads)
 
 

@@ -11,8 +11,7 @@ import typer
 from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import (
     BaseModelOption,
-    DeviceChoice,
-    DeviceOption,
+    DeviceNameOption,
     DtypeChoice,
     DtypeOption,
 )
@@ -47,7 +46,7 @@ def discover(
     most: Annotated[int, typer.Option(metavar="N", min=1, help="Things to propose at most.")] = 4,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     base_model: BaseModelOption = "builtin",
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceNameOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Propose the concepts of a picture when you name none: how many, where, from which words.
@@ -71,7 +70,7 @@ def discover(
         most=most,
         base_model=base_model,
         seed=seed,
-        device=device.value,
+        device=device,
         dtype=dtype.value,
     )
     save_segments([proposal.segment for proposal in proposals], {loaded.name: loaded}, out)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptloom.cli.options import BaseModelOption, DeviceNameOption, DtypeChoice, DtypeOption
+
 if TYPE_CHECKING:
     from conceptloom.generation import GenerateJob
 
@@ -50,15 +52,9 @@ def generate(
             metavar="N", help="Images drawn at a time: speed and memory only. Default: the base model's."
         ),
     ] = None,
-    base_model: Annotated[
-        str, typer.Option(metavar="FOLDER", help="The diffusers folder the set was learned on.")
-    ] = "builtin",
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps: where to compute.")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16: precision of the U-Net.")
-    ] = "auto",
+    base_model: BaseModelOption = "builtin",
+    device: DeviceNameOption = "auto",
+    dtype: DtypeOption = DtypeChoice.auto,
     no_provenance: Annotated[
         bool,
         typer.Option("--no-provenance", help="Keep prompt, seed, model and settings out of the PNG files."),
@@ -80,7 +76,7 @@ def generate(
         seed=seed,
         base_model=base_model,
         device=device,
-        dtype=dtype,
+        dtype=dtype.value,
         guidance_scale=guidance_scale,
         num_inference_steps=steps,
         batch_size=batch_size,

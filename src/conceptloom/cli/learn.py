@@ -17,8 +17,7 @@ from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
     ContainsOption,
-    DeviceChoice,
-    DeviceOption,
+    DeviceNameOption,
     DtypeChoice,
     DtypeOption,
     KindOption,
@@ -34,9 +33,9 @@ from conceptloom.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from conceptloom.learning import Estimate, LearnJob
+    from conceptloom.learning import Estimate, LearnJob, Progress, StepDone
 
 
 class MethodChoice(StrEnum):
@@ -102,7 +101,7 @@ def learn(
         typer.Option(metavar="FILE", help="JSON, TOML or YAML with any setting; options given here win."),
     ] = None,
     base_model: BaseModelOption = "builtin",
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceNameOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
     preview_every: Annotated[
         int | None,
@@ -134,7 +133,7 @@ def learn(
         kinds=parse_kinds(kind),
         base_model=base_model,
         overrides=overrides,
-        device=device.value,
+        device=device,
         dtype=dtype.value,
         resume=resume,
     )
@@ -185,14 +184,7 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as ProgressBar
 
-    from conceptloom.learning import (
-        DriftMeasured,
-        MasksUpdated,
-        Noticed,
-        Resumed,
-        StepDone,
-        run_folder,
-    )
+    from conceptloom.learning import MasksUpdated, Resumed, StepDone
 
     start = time.perf_counter()
     skipped_seconds = 0.0
@@ -217,40 +209,57 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
                 total=event.total,
                 left=left,
             )
+            for line in told(event, collapsed):
+                bar.console.print(line, highlight=False)
             if isinstance(event, StepDone):
-                losses = "  ".join(
-                    f"{name} {value:.4f}" for name, value in event.losses.items() if name != "loss"
-                )
-                bar.update(task, losses=losses)
+                bar.update(task, losses=_losses(event))
             elif isinstance(event, MasksUpdated):
-                if event.collapsed and event.collapsed != collapsed.get(event.picture):
-                    where = f"{event.picture} at {event.stage} step {event.step}"
-                    names = ", ".join(event.collapsed)
-                    bar.console.print(f"masks collapsed in {where}: {names}", highlight=False)
                 collapsed[event.picture] = event.collapsed
-            elif isinstance(event, Noticed):
-                bar.console.print(event.text, highlight=False)
             elif isinstance(event, Resumed):
                 skipped_seconds = expected.seconds_until(event)
-                for reason in event.skipped:
-                    bar.console.print(reason, highlight=False)
-                bar.console.print(f"going on after {event.stage} step {event.step}", highlight=False)
-            elif isinstance(event, DriftMeasured):
-                drift = f"{event.before:.4f} before, {event.after:.4f} after"
-                bar.console.print(f"denoising loss on other nouns: {drift}", highlight=False)
-            # Amid a step its other events would be lost; at the end there is nothing left to stop.
-            may_stop = isinstance(event, StepDone | Resumed) or event.stage == "prior"
-            may_stop |= isinstance(event, MasksUpdated) and event.stage == "masks"
-            if signals and may_stop:
+            if signals and _may_stop(event):
                 events.close()
                 bar.stop()
-                if event.stage == "prior" and not job.resume:
-                    told = "stopped before the first step: repeat the command, images drawn so far are kept"
-                else:
-                    where = f"{event.stage} step {event.step}"
-                    told = f"stopped after {where}, see {run_folder(job.out)}: {advice}"
-                typer.echo(told)
+                typer.echo(_how_to_go_on(job, event, advice))
                 raise typer.Exit(128 + signals[0])
+
+
+def told(event: Progress, collapsed: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """What is said of an event above the bar; `collapsed`, the masks told of already, by picture."""
+    from conceptloom.learning import DriftMeasured, MasksUpdated, Noticed, Resumed
+
+    where = f"{event.stage} step {event.step}"
+    if isinstance(event, MasksUpdated):
+        if not event.collapsed or event.collapsed == collapsed.get(event.picture):
+            return []
+        return [f"masks collapsed in {event.picture} at {where}: {', '.join(event.collapsed)}"]
+    if isinstance(event, Noticed):
+        return [event.text]
+    if isinstance(event, Resumed):
+        return [*event.skipped, f"going on after {where}"]
+    if isinstance(event, DriftMeasured):
+        return [f"denoising loss on other nouns: {event.before:.4f} before, {event.after:.4f} after"]
+    return []
+
+
+def _losses(event: StepDone) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in event.losses.items() if name != "loss")
+
+
+def _may_stop(event: Progress) -> bool:
+    """Amid a step its other events would be lost; at the end there is nothing left to stop."""
+    from conceptloom.learning import MasksUpdated, Resumed, StepDone
+
+    is_first_mask = isinstance(event, MasksUpdated) and event.stage == "masks"
+    return isinstance(event, StepDone | Resumed) or event.stage == "prior" or is_first_mask
+
+
+def _how_to_go_on(job: LearnJob, event: Progress, advice: str) -> str:
+    from conceptloom.learning import run_folder
+
+    if event.stage == "prior" and not job.resume:
+        return "stopped before the first step: repeat the command, images drawn so far are kept"
+    return f"stopped after {event.stage} step {event.step}, see {run_folder(job.out)}: {advice}"
 
 
 _STAGE_NAMES = {

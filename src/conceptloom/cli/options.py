@@ -66,9 +66,16 @@ KindOption = Annotated[
     typer.Option(metavar="NAME=background|pattern", help="A concept that is no subject."),
 ]
 BaseModelOption = Annotated[
-    str, typer.Option(metavar="FOLDER", help="Stable Diffusion 1.x or 2.x as a diffusers folder.")
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="Stable Diffusion 1.x or 2.x as a diffusers folder; for a learned set, the one it was learned on.",
+    ),
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to compute.")]
+DeviceNameOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps: where to compute.")
+]
 DtypeOption = Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")]
 
 

@@ -12,8 +12,7 @@ from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
     ContainsOption,
-    DeviceChoice,
-    DeviceOption,
+    DeviceNameOption,
     DtypeChoice,
     DtypeOption,
     KindOption,
@@ -58,7 +57,7 @@ def segment(
     kind: KindOption = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     base_model: BaseModelOption = "builtin",
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceNameOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Find where concepts are in pictures: masks alone, in seconds, nothing is learned.
@@ -88,7 +87,7 @@ def segment(
         kinds=parse_kinds(kind),
         base_model=base_model,
         seed=seed,
-        device=device.value,
+        device=device,
         dtype=dtype.value,
     )
     save_segments(found, {picture.name: picture for picture in loaded}, out)

@@ -124,7 +124,7 @@ def _drawn(
     total = len(prompts) * num
     for start in range(0, total, settings.batch_size):
         places = [divmod(place, num) for place in range(start, min(start + settings.batch_size, total))]
-        latents = _draw_batch(
+        latents, pictures = _draw_batch(
             backbone,
             concept_set,
             [texts[prompt] for prompt, _ in places],
@@ -134,7 +134,6 @@ def _drawn(
             settings,
             _overall(on_step, start, len(places), total),
         )
-        pictures = backbone.decode(latents)
         finite = latents.isfinite().flatten(1).all(dim=1).tolist()
         for (prompt, index), pixels, is_finite in zip(places, pictures, finite, strict=True):
             if not is_finite or not pixels.any():
@@ -153,23 +152,22 @@ def _draw_batch(
     seed: int,
     settings: SampleSettings,
     on_step: OnStep | None,
-) -> Tensor:
-    """Latents (B, c, h, w) of one batch under the set's tokens and weights."""
+) -> tuple[Tensor, npt.NDArray[np.uint8]]:
+    """Latents (B, c, h, w) and pictures (B, H, W, 3) of one batch under the set's tokens and weights."""
     rows = concept_set.rows()
     advice = "choose a smaller batch size or another device"
-    with (
-        telling_of_memory(backbone.device, f"{len(indices)} images a batch", advice),
-        applied_weights(backbone, concept_set.weights),
-    ):
-        return sample(
-            backbone,
-            encode_prompts(backbone, texts, rows),
-            encode_prompts(backbone, [negative], rows),
-            [(seed, "generate", index) for index in indices],
-            guidance_scale=settings.guidance_scale,
-            num_inference_steps=settings.num_inference_steps,
-            on_step=on_step,
-        )
+    with telling_of_memory(backbone.device, f"{len(indices)} images a batch", advice):
+        with applied_weights(backbone, concept_set.weights):
+            latents = sample(
+                backbone,
+                encode_prompts(backbone, texts, rows),
+                encode_prompts(backbone, [negative], rows),
+                [(seed, "generate", index) for index in indices],
+                guidance_scale=settings.guidance_scale,
+                num_inference_steps=settings.num_inference_steps,
+                on_step=on_step,
+            )
+        return latents, backbone.decode(latents)
 
 
 def _overall(on_step: OnStep | None, images_before: int, images_now: int, images: int) -> OnStep | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
-from conceptloom.concepts.storage import previous_of
+from conceptloom.concepts.storage import previous_of, remove_strays
 from conceptloom.errors import ConceptloomError, ConfigError, RunError
 from conceptloom.learning.checkpoint import (
     Checkpoint,
@@ -27,7 +27,7 @@ from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.prior import image_counts, require_cache
 from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.reading import Box, read_pictures
-from conceptloom.learning.recorder import Recorder, run_folder
+from conceptloom.learning.recorder import Recorder, remove_run, run_folder
 from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
@@ -93,7 +93,7 @@ def learn(
         base_model: "builtin", a diffusers folder, or a loaded model.
         seed: of every random draw.
         config: any key of `LearnConfig`, on top of the preset.
-        device: "auto", "cpu", "cuda" or "mps".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
         resume: go on with a run that stopped.
         on_progress: called with every event.
@@ -221,9 +221,11 @@ def _begin(request: LearnRequest, out: Path, resume: bool) -> tuple[str, ...]:
     """
     folder = run_folder(out)
     with nullcontext() if resume and not folder.parent.is_dir() else RunLock(folder):
+        for place in {out, out.resolve()}:
+            remove_strays(place)
         found = newest_checkpoint(folder / CHECKPOINTS)
         if found.checkpoint is not None and _has_written_its_set(found.checkpoint, request):
-            shutil.rmtree(folder)
+            remove_run(out)
             if resume:
                 raise RunError(
                     f"{out} is complete, nothing is left to resume: leave --resume out to learn it further"
@@ -253,5 +255,5 @@ def _require_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise RunError(
             f"checkpoints and set need {needed / 1e9:.1f} GB, the disk of {disk} has {free / 1e9:.1f} GB free:"
-            " make room, choose a folder on another disk, or set train to lora or kv"
+            " make room, choose a folder on another disk, or set train to lora or kv in a --config file"
         )

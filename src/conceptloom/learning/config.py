@@ -58,11 +58,17 @@ class CRFSettings(_Settings):
     """The DenseCRF's numbers; spatial standard deviations are pixels of a 512 px picture."""
 
     iterations: int = Field(10, ge=0, le=100)
+    """Mean-field iterations."""
     gaussian_sxy: float = Field(3.0, ge=0.01, le=10_000)
+    """How far a pixel asks its neighbours, whatever their colour."""
     gaussian_weight: float = Field(7.0, ge=0, le=10_000)
+    """How much these neighbours count."""
     bilateral_sxy: float = Field(50.0, ge=0.01, le=10_000)
+    """How far a pixel asks others of its colour."""
     bilateral_srgb: float = Field(5.0, ge=0.01, le=10_000)
+    """Levels of 255 within which a colour counts as the same."""
     bilateral_weight: float = Field(10.0, ge=0, le=10_000)
+    """How much the pixels of its colour count."""
     scale: float = Field(1.0, ge=0.01, le=100)
     """Multiplies both spatial standard deviations."""
 
@@ -78,7 +84,10 @@ class LearnConfig(_Settings):
     """
 
     method: Method
+    """Where masks come from: "gt" yours, "fixed" found once, "paper" found again and again, "literal" by the letter of
+    the paper, "refined" by the E-step that measured best."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Of every random draw."""
 
     # Stage 1: tokens
     initializer: Literal["word", "random", "inversion"] = "word"
@@ -115,13 +124,19 @@ class LearnConfig(_Settings):
     hole_share: float = Field(0.0, ge=0, le=1)
     """A subject gets holes of its mask up to this share of the mask's area, where no other concept is."""
     crf: CRFSettings
+    """The dense CRF that sharpens masks, a table of its own."""
 
     # Stage 3: EM
     em_steps: int = Field(ge=0, le=MAX_STEPS)
+    """M-steps."""
     batch_size: int = Field(ge=1, le=256)
+    """Pictures a step; less takes less memory."""
     token_lr: float = Field(gt=0, le=10)
+    """Learning rate of the new words."""
     lambda_attn: float = Field(ge=0, le=1000)
+    """Weight of the attention loss, Eq. 4."""
     mask_loss_norm: MaskLossNorm = "paper"
+    """Eq. 3: "paper" averages the error under the mask over all cells, "area" over the mask's; "none" uses no mask."""
     mask_update_every: int | None = Field(ge=1, le=MAX_STEPS)
     """M-steps between two E-steps; none switches the E-step off."""
     e_step_source: Literal["fresh", "running_average"] = "fresh"
@@ -138,6 +153,7 @@ class LearnConfig(_Settings):
     """EM ends early after so many E-steps in a row in which every mask kept an IoU of `calm_iou` with the one before;
     none always takes `em_steps`."""
     calm_iou: float = Field(0.95, gt=0, le=1)
+    """See `stop_when_calm`."""
     attention_targets: Literal["masks", "probabilities"] = "masks"
     """What Eq. 4 pulls maps towards: the binary masks by area, or the CRF's probabilities by area."""
     weights: Literal["end", "alternate"] = "end"
@@ -145,10 +161,13 @@ class LearnConfig(_Settings):
 
     # Stage 4: joint
     joint_steps: int = Field(ge=0, le=MAX_STEPS)
+    """Steps of stage 4."""
     joint_lr: float = Field(gt=0, le=1)
+    """Learning rate of stage 4, of tokens and weights; its default depends on `train`."""
     train: TrainedPart
     """Weights trained beside the tokens: all, low-rank adapters, keys and values of cross-attention, or none."""
     lora_rank: int = Field(8, ge=1, le=256)
+    """Rank of the adapters that `train` "lora" trains."""
     prior_weight: float = Field(1.0, ge=0, le=1000)
     """Weight of prior preservation; 0 switches it off."""
     prior_images: int = Field(ge=1, le=1000)
@@ -156,11 +175,13 @@ class LearnConfig(_Settings):
 
     # Optimisation
     clip_norm: float = Field(1.0, gt=0)
+    """Gradients longer than this are shortened to it."""
 
     # Written while it runs
     preview_every: int = Field(200, ge=0, le=MAX_STEPS)
     """Steps between two previews (mask overlays and sample images); 0 draws none."""
     checkpoint_every: int = Field(100, ge=1, le=MAX_STEPS)
+    """Steps between two checkpoints: so many are lost at most when a run is killed."""
     validation_prompt: str | None = None
     """Prompt of the sample images; none names every concept in the template."""
     tensorboard: bool = False
@@ -168,6 +189,7 @@ class LearnConfig(_Settings):
     sample_steps: int = Field(ge=1, le=1000)
     """Denoising steps of sample and prior images."""
     sample_guidance_scale: float = Field(ge=1, le=100)
+    """How closely these images follow their prompt."""
 
     @model_validator(mode="after")
     def _threshold_can_be_passed(self) -> LearnConfig:

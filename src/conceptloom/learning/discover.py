@@ -20,6 +20,7 @@ from conceptloom.backbone import (
     encode_prompts,
     load_backbone,
     record_affinity,
+    telling_of_memory,
     tokenize,
 )
 from conceptloom.concepts import ConceptKind
@@ -100,9 +101,10 @@ def discover(
     things, grounds = builtin_words()
     words = tuple(words or backbone.nouns or things)
     places = tuple(places or backbone.backgrounds or grounds)
-    seen = look_at(backbone, loaded, words, places, seed)
-    chosen = seen.parts[best_disjoint(seen.parts, OBJECTNESS(seen.features), LEAST, most)]
-    return propose(backbone, loaded, seen, chosen, seed)
+    with telling_of_memory(backbone.device, "looking for concepts", "free some or choose another device"):
+        seen = look_at(backbone, loaded, words, places, seed)
+        chosen = seen.parts[best_disjoint(seen.parts, OBJECTNESS(seen.features), LEAST, most)]
+        return propose(backbone, loaded, seen, chosen, seed)
 
 
 @dataclass(frozen=True, eq=False)

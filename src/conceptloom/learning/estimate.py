@@ -70,7 +70,7 @@ def estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
 
     Raises `DeviceError` when they already run out of memory.
     """
-    advice = "choose a smaller batch_size or another device"
+    advice = "choose a smaller batch_size (in a --config file) or another device"
     with telling_of_memory(backbone.device, f"batch_size {request.config.batch_size}", advice):
         return _estimate(request, backbone)
 

@@ -64,7 +64,8 @@ class Descent:
         is_finite = math.isfinite(norm) and math.isfinite(value)
         if is_finite:
             device = self._parameters[0].device
-            with telling_of_memory(device, "the optimiser's step", "train lora, kv or tokens, not full"):
+            advice = "train lora, kv or tokens, not full (in a --config file)"
+            with telling_of_memory(device, "the optimiser's step", advice):
                 self._optimizer.step()
         self._optimizer.zero_grad()
         return norm if is_finite else math.nan

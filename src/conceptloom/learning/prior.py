@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from conceptloom.backbone import Backbone, Moments, tokenize
-from conceptloom.errors import RunError
+from conceptloom.errors import PictureError, RunError
 from conceptloom.learning.batches import Batch, Prompts, moments_of, passes_at_once
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Source, draw_batch
@@ -175,14 +175,24 @@ def _groups(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def _cached_group(backbone: Backbone, prompt: str, group: int, config: LearnConfig) -> npt.NDArray[np.uint8]:
     paths = _group_paths(backbone, prompt, group, config)
-    if not _is_cached(paths):
-        drawn = draw_images(
-            backbone, prompt, None, {}, [(0, "prior", prompt, group, i) for i in range(GROUP)], config
-        )
-        for path, image in zip(paths, drawn, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(path, image, {"prompt": prompt, "base_model": backbone.name})
-    return np.stack([load_picture(path).pixels for path in paths])
+    if _is_cached(paths) and (cached := _read_group(paths, backbone.size)) is not None:
+        return cached
+    drawn = draw_images(
+        backbone, prompt, None, {}, [(0, "prior", prompt, group, i) for i in range(GROUP)], config
+    )
+    for path, image in zip(paths, drawn, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, image, {"prompt": prompt, "base_model": backbone.name})
+    return drawn
+
+
+def _read_group(paths: Sequence[Path], side: int) -> npt.NDArray[np.uint8] | None:
+    """Cached images (GROUP, side, side, 3); None where one of them is damaged or of another size."""
+    try:
+        images = [load_picture(path).pixels for path in paths]
+    except PictureError:
+        return None
+    return np.stack(images) if all(image.shape == (side, side, 3) for image in images) else None
 
 
 def _is_cached(paths: Sequence[Path]) -> bool:

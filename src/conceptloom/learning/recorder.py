@@ -11,17 +11,17 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from conceptloom.concepts import ConceptSet
-from conceptloom.concepts.storage import remove_strays
-from conceptloom.errors import ConfigError
+from conceptloom.errors import ConfigError, PictureError
 from conceptloom.learning.page import (
     DISPLAY_PX,
     PageInput,
@@ -59,6 +59,8 @@ METRICS, PREVIEWS, TENSORBOARD, PAGE = "metrics.jsonl", "previews", "tensorboard
 _SAID_AT_THE_END = ("drift", "notice")
 """What records after the last step are of; a notice of a step comes before the step's other records."""
 _FILE_NAME = re.compile(rf"({'|'.join(STAGES)})-[0-9]{{6,}}\.png")
+MOST_DRAWN = 1e30
+"""Losses from here on, infinity and NaN are not drawn."""
 SNAPSHOTS = 4
 """Mask overlays between start and end that the page shows of each picture."""
 
@@ -76,6 +78,13 @@ class ScalarWriter(Protocol):
 def run_folder(out: Path) -> Path:
     """Where a run that will write the set `out` keeps its state while it learns."""
     return out.with_name(f"{out.name}.learning")
+
+
+def remove_run(out: Path) -> None:
+    """Remove the run folder of the complete set `out`: as a whole, and a kill leaves but a stray (`remove_strays`)."""
+    stray = out.with_name(f".{out.name}.{uuid4().hex[:8]}.tmp")
+    run_folder(out).rename(stray)
+    shutil.rmtree(stray)
 
 
 def open_tensorboard(folder: Path) -> ScalarWriter:
@@ -100,6 +109,8 @@ class Recorder:
         self._resume = resume
         self._names = [concept.name for concept in request.concepts]
         self._masks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._left_out: list[str] = []
+        """Why previews are not on the page."""
         self._frames = {
             entry.picture.name: square_frame(entry.picture.pixels, DISPLAY_PX) for entry in request.pictures
         }
@@ -125,6 +136,8 @@ class Recorder:
                     # Closed, the run would write a checkpoint, and going on from it leave this step's records out.
                     events.throw(error)
                 clock = time.perf_counter()
+                for text in self._left_out:
+                    yield Noticed(event.stage, event.step, event.total, text=text)
                 yield event
 
     def _write(self, event: Progress, seconds: float) -> None:
@@ -196,13 +209,13 @@ class Recorder:
         for name in (METRICS, PREVIEWS, TENSORBOARD):
             if (self._folder / name).exists():
                 extras[name] = self._folder / name
-        remove_strays(self._out.resolve())
         learned.save(self._out, extras)
-        shutil.rmtree(self._folder)
+        remove_run(self._out)
 
     def _page(self, learned: ConceptSet) -> str:
         request, config = self._request, self._request.config
-        rows = read_jsonl(self._folder / METRICS)
+        metrics = self._folder / METRICS
+        rows = [row for row in read_jsonl(metrics) if _is_record(row)] if metrics.is_file() else []
         losses: dict[str, list[tuple[int, float]]] = {}
         titles = {
             "mask": "masked denoising loss (Eq. 3)",
@@ -212,28 +225,26 @@ class Recorder:
         for row in rows:
             offset = config.em_steps if row["stage"] == "joint" else 0
             for key, title in titles.items():
-                if key in row:
+                if _is_number(row.get(key)):
                     losses.setdefault(title, []).append((offset + row["step"], row[key]))
-        samples = _own_pngs(self._folder / PREVIEWS / "samples")
         prompts = {_file_name(row["stage"], row["step"]): row["prompt"] for row in rows if "prompt" in row}
+        samples = self._panels(
+            _own_pngs(self._folder / PREVIEWS / "samples"),
+            lambda path: f"{_title(path)}: {prompts.get(path.name, 'prompt not recorded')}",
+        )
+        stories = tuple(self._story(entry, learned) for entry in request.pictures)
         return render_page(
             PageInput(
                 concepts=request.concepts,
                 notes={name: self._note(name, learned) for name in self._names},
-                stories=tuple(self._story(entry, learned) for entry in request.pictures),
-                samples=tuple(
-                    Panel(
-                        f"{_title(path)}: {prompts.get(path.name, 'prompt not recorded')}",
-                        load_picture(path).pixels,
-                    )
-                    for path in samples
-                ),
+                stories=stories,
+                samples=tuple(samples),
                 losses=losses,
                 em_steps=config.em_steps,
                 facts=self._facts(
                     learned,
-                    sum(row.get("seconds", 0.0) for row in rows),
-                    [row["notice"] for row in rows if "notice" in row],
+                    sum(row["seconds"] for row in rows if _is_number(row.get("seconds"))),
+                    [*(str(row["notice"]) for row in rows if "notice" in row), *self._left_out],
                 ),
             )
         )
@@ -249,11 +260,22 @@ class Recorder:
             [square_frame_mask(learned.masks[name, concept], DISPLAY_PX) for concept in entry.concepts]
         )
         panels = [Panel("picture", self._frames[name])]
-        panels += [Panel(_title(path), load_picture(path).pixels) for path in [*start, *between]]
+        panels += self._panels([*start, *between], _title)
         panels.append(Panel("learned masks", self._overlay(entry, end)))
         own = None if entry.prompt is None else split_prompt(entry.prompt)
         prompt = subset_prompt(own, [self._request.concept(concept) for concept in entry.concepts])
         return PictureStory(name, prompt, tuple(panels))
+
+    def _panels(self, paths: Iterable[Path], caption: Callable[[Path], str]) -> list[Panel]:
+        """The previews that can be read; of the others a note is kept, for a finished run must not fail on them."""
+        panels = []
+        for path in paths:
+            try:
+                panels.append(Panel(caption(path), load_picture(path).pixels))
+            except PictureError:
+                name = path.relative_to(self._folder)
+                self._left_out.append(f"{name} is damaged and not on the page")
+        return panels
 
     def _note(self, concept: str, learned: ConceptSet) -> str:
         shares = [
@@ -298,6 +320,11 @@ def _write_scalars(scalars: ScalarWriter, event: Progress) -> None:
 
 def _is_record(row: Mapping[str, Any]) -> bool:
     return row.get("stage") in STAGES and isinstance(row.get("step"), int)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a row's value can be drawn; a damaged file may hold anything."""
+    return isinstance(value, int | float) and abs(value) < MOST_DRAWN
 
 
 def _mask_metrics(event: MasksUpdated) -> Mapping[str, Any]:

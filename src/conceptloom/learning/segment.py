@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from conceptloom.backbone import Backbone, applied_weights, family_of, load_backbone
+from conceptloom.backbone import Backbone, applied_weights, family_of, load_backbone, telling_of_memory
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.errors import ConfigError
 from conceptloom.learning.batches import Material
@@ -94,7 +94,10 @@ def segment(
         backgrounds=backbone.backgrounds,
         start=start,
     )
-    with applied_weights(backbone, None if start is None else start.weights):
+    with (
+        telling_of_memory(backbone.device, "finding masks", "free some or choose another device"),
+        applied_weights(backbone, None if start is None else start.weights),
+    ):
         material = prepare_material(request, backbone)
         rows = starting_rows(backbone, request.concepts, request.config, start)
         found: list[Segment] = []

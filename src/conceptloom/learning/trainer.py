@@ -110,7 +110,10 @@ def run(
     dtype = str(backbone.dtype).removeprefix("torch.")
     description = {**request.description(), "base_model": backbone.fingerprint, "dtype": dtype}
     batch = f"batch_size {config.batch_size}"
-    advice = "free some and add --resume, or start again with a smaller batch_size or with train lora or kv"
+    advice = (
+        "free some and add --resume, or start again with a smaller batch_size or with train lora or kv"
+        " (in a --config file)"
+    )
     with RunLock(folder), telling_of_memory(backbone.device, batch, advice):
         found = newest_checkpoint(folder / CHECKPOINTS)
         require_resumable(folder, found, resume=resume)

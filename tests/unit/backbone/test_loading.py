@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import PNDMScheduler
+from diffusers import PNDMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
@@ -472,3 +472,21 @@ def test_a_text_encoder_wider_than_its_weights_is_not_built(
     change_json(folder / "text_encoder" / "config.json", hidden_size=10**5, num_attention_heads=4)
     monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda *_, **__: pytest.fail("it was built"))
     refused(folder, "text_encoder has weights that are damaged or do not fit")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("from_pretrained", "^the base model's unet does not fit into memory: free some, or fetch"),
+        ("to", "^'cpu' ran out of memory at loading the base model: free some or choose"),
+    ],
+)
+def test_a_model_that_memory_does_not_hold_is_told_in_one_line(
+    place: str, told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(UNet2DConditionModel, place, fail)
+    with pytest.raises((BaseModelError, DeviceError), match=told):
+        load_backbone(folder, "cpu", "float32")

@@ -32,6 +32,7 @@ from conceptloom.basemodel.exam import (
     subject_psnr,
     write_exam,
 )
+from conceptloom.evaluation.relations import relation_chance
 from conceptloom.judges.detector import load_judge
 from conceptloom.scenes.captions import RELATIONS
 from conceptloom.scenes.sprites import load_sprites, nouns
@@ -144,6 +145,29 @@ def test_psnr_counts_the_subject_alone() -> None:
 def test_black_and_white_are_a_hundred_apart_in_lab() -> None:
     black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
     assert mean_lab_error(black, white) == pytest.approx(100, abs=0.1)
+
+
+def test_relations_in_all_pictures_hold_by_chance_only_where_both_are_found() -> None:
+    asks = [
+        Ask((relation, number), "", ("cat", "dog"), "grass", relation=relation)
+        for relation in ("left of", "above")
+        for number in range(3)
+    ]
+    boxes = ((0.0, 0.0, 8.0, 8.0), (10.0, 0.0, 18.0, 8.0))
+    own = [boxes, boxes, None, boxes, boxes, None]
+    assert relation_chance("left of", [boxes, boxes]) == 1
+    assert relation_chance("above", [boxes, boxes]) == 0
+    rows = exam._relation_rows(asks, own, own)
+    assert rows["relation, where both are found"].chance == pytest.approx(1 / 2)
+    assert rows["relation, in all pictures"].chance == pytest.approx(2 / 6)
+
+
+def test_a_measure_of_no_picture_is_told_as_that() -> None:
+    ask = Ask(("above", 0), "", ("cat", "dog"), "grass", relation="above")
+    row = exam._relation_rows([ask], [None], [None])["  above"]
+    assert (row.measured, row.count) == (None, 0)
+    line = ExamReport(0, {"above": row}).text().splitlines()[1]
+    assert line.split() == ["above", "0", "-"]
 
 
 def test_a_model_that_draws_real_pictures_reaches_every_ceiling(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from conceptloom.basemodel import build as build_module
 from conceptloom.basemodel import denoiser as denoiser_module
@@ -19,14 +21,18 @@ from conceptloom.basemodel.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
     crop_batch,
+    load_averaged_autoencoder,
     standardise_latents,
     train_autoencoder,
 )
 from conceptloom.basemodel.build import (
     BuildPlan,
+    build_autoencoder_stage,
+    build_denoiser_stage,
     caption_words,
     continues_shipped,
     export_model,
+    fresh_denoiser,
     frozen_autoencoder,
     warm_start,
 )
@@ -48,12 +54,16 @@ from conceptloom.basemodel.text import TextConfig, build_tokenizer, whole_word_m
 from conceptloom.basemodel.training import (
     Averaged,
     SceneStream,
+    TrainProgress,
     lead_drawings,
     load_state,
     save_state,
     to_model_range,
     warm_up,
 )
+from conceptloom.basemodel.watch import log_progress, write_loss_curve
+from conceptloom.cli import basemodel as basemodel_cli
+from conceptloom.cli import build_app
 from conceptloom.errors import DataError
 from conceptloom.scenes.backgrounds import load_photos
 from conceptloom.scenes.composer import SceneRules
@@ -241,6 +251,14 @@ def test_a_saved_state_comes_back_whole(tmp_path: Path) -> None:
     assert [group["step"] for group in again.param_groups] == [1, 1]
 
 
+def test_a_save_goes_on_after_one_that_was_killed_before_it_removed_the_old_state(tmp_path: Path) -> None:
+    optimizer = build_optimizer(nn.Linear(3, 3), 0.02, 1e-3, 0.0)
+    for step in (1, 2):
+        save_state(tmp_path / "state", {"w": torch.ones(1)}, optimizer, {"step": step})
+        shutil.copytree(tmp_path / "state", tmp_path / "state.old", dirs_exist_ok=True)
+    assert load_state(tmp_path / "state", None)[1]["step"] == 2
+
+
 def test_an_interrupted_autoencoder_equals_an_uninterrupted_one(tmp_path: Path, stream: SceneStream) -> None:
     list(train_autoencoder(SMALL_AE, stream, tmp_path / "whole", until_samples=16))
     list(train_autoencoder(SMALL_AE, stream, tmp_path / "parts", until_samples=8))
@@ -381,6 +399,61 @@ def test_training_goes_on_from_the_shipped_model_only_in_the_same_shape() -> Non
     assert continues_shipped(BuildPlan())
     assert not continues_shipped(BuildPlan(denoiser=SMALL))
     assert not continues_shipped(BuildPlan(autoencoder=SMALL_AE))
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildPlan:
+    """Two steps of very small shapes; a model of these that has seen 4 pictures ships; no artwork is fetched."""
+    small = BuildPlan(SMALL_AE, SMALL, autoencoder_samples=8, autoencoder_anneal=0, denoiser_samples=8)
+    monkeypatch.setattr(build_module, "training_photos", lambda cache: load_photos("train"))
+    monkeypatch.setattr(build_module, "shipped_folder", lambda: tmp_path / "shipped")
+    autoencoder = build_autoencoder(replace(SMALL_AE, seed=9))
+    other = fresh_denoiser(replace(small, denoiser=replace(SMALL, seed=9)), tmp_path, autoencoder)
+    export_model(other, autoencoder, small, ["grass"], ["cat"], 4, tmp_path / "shipped")
+    return small
+
+
+def test_the_build_command_takes_nothing_that_ships(
+    plan: BuildPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(tmp_path))
+    monkeypatch.setattr(build_module, "BuildPlan", lambda: plan)
+    monkeypatch.setattr(basemodel_cli, "_use_threads", lambda threads: None)
+    result = CliRunner().invoke(build_app(), ["basemodel", "build"])
+    assert result.exit_code == 0, result.output
+    folder = build_module.training_folder(tmp_path)
+    steps = [int(load_state(folder / part, None)[1]["step"]) for part in ("autoencoder", "denoiser")]  # type: ignore[call-overload]
+    assert steps == [2, 2]
+    own = load_averaged_autoencoder(SMALL_AE, folder / "autoencoder").decoder.state_dict()
+    kept = frozen_autoencoder(plan, tmp_path).decoder.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in own.items())
+
+
+def test_resuming_without_a_state_goes_on_from_what_ships(plan: BuildPlan, tmp_path: Path) -> None:
+    (progress,) = build_denoiser_stage(plan, tmp_path)
+    assert (progress.step, progress.samples) == (1, 8)
+
+
+def test_a_training_that_began_with_the_shipped_weights_is_not_built_over(
+    plan: BuildPlan, tmp_path: Path
+) -> None:
+    list(build_denoiser_stage(plan, tmp_path))
+    with pytest.raises(DataError, match="basemodel resume"):
+        list(build_autoencoder_stage(plan, tmp_path))
+
+
+def test_nothing_is_trained_on_an_autoencoder_that_is_not_done(plan: BuildPlan, tmp_path: Path) -> None:
+    list(build_autoencoder_stage(replace(plan, autoencoder_samples=4), tmp_path))
+    with pytest.raises(DataError, match="4 of 8 crops"):
+        list(build_denoiser_stage(plan, tmp_path))
+
+
+def test_a_line_of_the_log_that_a_crash_cut_short_does_not_stop_the_curve(tmp_path: Path) -> None:
+    log_progress(tmp_path, "denoiser", TrainProgress(1, 32, {"denoising": 0.5}, 20.0, True))
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"stage": "denoiser", "los')
+    log_progress(tmp_path, "denoiser", TrainProgress(2, 64, {"denoising": 0.4}, 20.0, True))
+    assert write_loss_curve(tmp_path, "denoiser").is_file()
 
 
 def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:

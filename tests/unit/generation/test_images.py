@@ -300,12 +300,13 @@ def test_a_black_image_is_reported(
         draw(tiny_backbone, concepts)
 
 
+@pytest.mark.parametrize("while_", ["sampling", "decoding"])
 def test_running_out_of_memory_is_one_line_that_names_the_batch(
-    tiny_backbone: Backbone, concepts: ConceptSet, monkeypatch: pytest.MonkeyPatch
+    while_: str, tiny_backbone: Backbone, concepts: ConceptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> Iterator[None]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr(module, "sample", fail)
+    monkeypatch.setattr(*((module, "sample") if while_ == "sampling" else (tiny_backbone, "decode")), fail)
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at 2 images a batch: choose a smaller"):
         draw(tiny_backbone, concepts, num=2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+import configuration_page
 from conceptloom.backbone import family_of
 from conceptloom.errors import ConfigError
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
@@ -287,3 +288,9 @@ def test_a_threshold_no_map_can_pass_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'tau' is 1\.5, but maps normalised by 'maximum' end at 1"):
         resolve_config("builtin", {"method": "paper", "tau": 1.5})
     assert resolve_config("builtin", {"tau": 1.5, "normalise": "spread"}).tau == 1.5
+
+
+def test_the_page_of_settings_tells_every_key_with_its_values_and_defaults() -> None:
+    written = configuration_page.PAGE.read_text(encoding="utf-8")
+    assert configuration_page.page() == written, "run PYTHONPATH=src python tests/configuration_page.py"
+    assert all(f"| `{key}` |" in written for key in LearnConfig.model_fields)

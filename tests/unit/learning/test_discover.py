@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from conceptloom.backbone import Backbone, encode_prompts, load_backbone, tokenize
-from conceptloom.errors import ConfigError
+from conceptloom.errors import ConfigError, DeviceError
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.learning.discover import (
     WORD_TIMES,
@@ -67,6 +67,17 @@ def test_nothing_to_propose_from_is_refused_in_one_line(wrong: dict, tiny_backbo
     with pytest.raises(ConfigError) as raised:
         discover(_picture(), base_model=tiny_backbone, **wrong)
     assert "\n" not in str(raised.value)
+
+
+def test_running_out_of_memory_is_told_in_one_line(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(tiny_backbone, "predict", fail)
+    with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at looking for concepts: free some"):
+        discover(_picture(), words=WORDS, places=PLACES, base_model=tiny_backbone)
 
 
 def test_a_cells_looks_sum_to_one(tiny_backbone: Backbone) -> None:

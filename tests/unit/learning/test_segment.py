@@ -10,7 +10,7 @@ import torch
 
 from conceptloom.backbone import Backbone
 from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet
-from conceptloom.errors import ConceptSetError, ConfigError
+from conceptloom.errors import ConceptSetError, ConfigError, DeviceError
 from conceptloom.learning import segment
 from conceptloom.pictures import Picture, write_png
 
@@ -83,6 +83,17 @@ def test_a_set_of_another_base_model_is_refused(tiny_backbone: Backbone) -> None
     foreign = ConceptSet((Concept("cat", "subject", None),), rows, BaseModelRecord("other", "0" * 64, None))
     with pytest.raises(ConceptSetError):
         segment([_picture()], concept_set=foreign, base_model=tiny_backbone, config=FEW)
+
+
+def test_running_out_of_memory_is_told_in_one_line(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(tiny_backbone, "predict", fail)
+    with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at finding masks: free some or choose"):
+        segment([_picture()], WORDS, base_model=tiny_backbone, config=FEW)
 
 
 def test_looking_for_nothing_is_refused(tiny_backbone: Backbone, tmp_path: Path) -> None:
