@@ -11,7 +11,7 @@ import typer
 from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import (
     BaseModelOption,
-    DeviceNameOption,
+    DeviceOption,
     DtypeChoice,
     DtypeOption,
 )
@@ -46,7 +46,7 @@ def discover(
     most: Annotated[int, typer.Option(metavar="N", min=1, help="Things to propose at most.")] = 4,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     base_model: BaseModelOption = "builtin",
-    device: DeviceNameOption = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Propose the concepts of a picture when you name none: how many, where, from which words.

@@ -13,7 +13,7 @@ import typer
 
 from conceptloom.cli.learn import duration
 from conceptloom.cli.notes import tell_notes
-from conceptloom.cli.options import BaseModelOption, DeviceChoice, DeviceOption, DtypeChoice, DtypeOption
+from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def evaluate(
         bool, typer.Option("--redraw", help="Only draw figures and page anew from DIR/report.json.")
     ] = False,
     base_model: BaseModelOption = "builtin",
-    device: DeviceOption = DeviceChoice.auto,
+    device: DeviceOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Compare methods: masks over training steps, images, the paper's figures and tables, with intervals.
@@ -161,7 +161,7 @@ def evaluate(
         judge=None if judge is None else JudgeChoice(judge, judge_folder),
         margins=margins,
         study=None if study is None else study.value,
-        base=BaseModel(base_model, device.value, dtype.value),
+        base=BaseModel(base_model, device, dtype.value),
         command=command_line(),
     )
     tell_notes(picture for one in job.benchmark.sets[: job.size.sets] for picture in one.pictures)

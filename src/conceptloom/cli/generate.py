@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptloom.cli.options import BaseModelOption, DeviceNameOption, DtypeChoice, DtypeOption
+from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
 
 if TYPE_CHECKING:
     from conceptloom.generation import GenerateJob
@@ -53,7 +53,7 @@ def generate(
         ),
     ] = None,
     base_model: BaseModelOption = "builtin",
-    device: DeviceNameOption = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
     no_provenance: Annotated[
         bool,

@@ -17,7 +17,7 @@ from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
     ContainsOption,
-    DeviceNameOption,
+    DeviceOption,
     DtypeChoice,
     DtypeOption,
     KindOption,
@@ -101,7 +101,7 @@ def learn(
         typer.Option(metavar="FILE", help="JSON, TOML or YAML with any setting; options given here win."),
     ] = None,
     base_model: BaseModelOption = "builtin",
-    device: DeviceNameOption = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
     preview_every: Annotated[
         int | None,

@@ -12,15 +12,6 @@ import typer
 from conceptloom.errors import ConfigError
 
 
-class DeviceChoice(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
 class DtypeChoice(StrEnum):
     """Precision of the U-Net."""
 
@@ -72,8 +63,7 @@ BaseModelOption = Annotated[
         help="Stable Diffusion 1.x or 2.x as a diffusers folder; for a learned set, the one it was learned on.",
     ),
 ]
-DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to compute.")]
-DeviceNameOption = Annotated[
+DeviceOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps: where to compute.")
 ]
 DtypeOption = Annotated[DtypeChoice, typer.Option(help="Precision of the U-Net.")]

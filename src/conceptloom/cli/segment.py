@@ -12,7 +12,7 @@ from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
     ContainsOption,
-    DeviceNameOption,
+    DeviceOption,
     DtypeChoice,
     DtypeOption,
     KindOption,
@@ -57,7 +57,7 @@ def segment(
     kind: KindOption = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of every random draw.")] = 0,
     base_model: BaseModelOption = "builtin",
-    device: DeviceNameOption = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = DtypeChoice.auto,
 ) -> None:
     """Find where concepts are in pictures: masks alone, in seconds, nothing is learned.
