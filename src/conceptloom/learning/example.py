@@ -80,7 +80,7 @@ class MaskGrids:
         key = tuple(sorted(concepts))
         if key not in self._unions:
             chosen = list(key)
-            whole = self.masks[chosen].any(axis=0, keepdims=True)
+            whole = np.logical_or.reduce(self.masks[chosen], axis=0, keepdims=True)
             cells = hard_grid(whole, self.latent.shape[1:])[0] | self.latent[chosen].any(axis=0)
             self._unions[key] = torch.from_numpy(cells).to(self.attention.device)
         return self._unions[key]

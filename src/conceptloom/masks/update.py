@@ -90,7 +90,7 @@ def update_masks(
     masks[rescued] = False
     for k in [*np.flatnonzero(rescued & ~behind).tolist(), *np.flatnonzero(rescued & behind).tolist()]:
         rivals = masks if behind[k] else masks[~behind]
-        taken = rivals.any(axis=0) if rules.joint else np.zeros_like(masks[k])
+        taken = np.logical_or.reduce(rivals, axis=0) if rules.joint else np.zeros_like(masks[k])
         masks[k] = _stand_in(k, evidence, unrefined, previous, held, taken)
         probabilities[k] = masks[k]
     subjects = rescued & ~behind
