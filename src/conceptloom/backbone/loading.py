@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,9 +191,9 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> 
     backbone = Backbone(
         ModelIdentity(name, fingerprint(configs, tokenizer_model, weights), version, backgrounds, nouns),
         tokenizer=tokenizer,
-        text_encoder=text_encoder.to(device),
-        unet=unet.to(device),
-        vae=vae.to(device),
+        text_encoder=_moved(text_encoder, device),
+        unet=_moved(unet, device),
+        vae=_moved(vae, device),
         noise_scheduler=schedule,
         device=device,
         dtype=dtype,
@@ -345,6 +346,19 @@ def _load_text_encoder(config: Mapping[str, Any], files: tuple[Path, ...]) -> An
             output_loading_info=True,
         )
     _require_whole("text_encoder", model, info)
+    return model
+
+
+def _moved(model: Any, device: torch.device) -> Any:
+    """The model on its device, with weights in memory of its own.
+
+    On a CPU they are mapped from their files until now, at any alignment: the last bits of a result may depend on it,
+    and a file that is written over would change the model.
+    """
+    model = model.to(device)
+    if device.type == "cpu":
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
     return model
 
 

@@ -16,10 +16,11 @@ from transformers import CLIPTextModel
 
 from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.errors import BaseModelError, ConceptloomError, DeviceError
-from tiny_models import save_tiny_model, stable_diffusion_scheduler
+from tiny_models import out_of_memory, save_tiny_model, stable_diffusion_scheduler
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 
 
@@ -59,6 +60,20 @@ def same_output(first: Backbone, second: Backbone) -> bool:
 
 def test_loading_twice_gives_the_same_model(tiny_backbone: Backbone, folder: Path) -> None:
     assert same_output(tiny_backbone, load_backbone(folder, "cpu", "float32"))
+
+
+@pytest.mark.parametrize("path", [UNET, TEXT, VAE])
+def test_writing_over_a_loaded_file_changes_nothing(path: str, tiny_backbone: Backbone, folder: Path) -> None:
+    backbone = load_backbone(folder, "cpu", "float32")
+    with open(folder / path, "r+b") as file:
+        file.write(bytes((folder / path).stat().st_size))
+    assert all(
+        torch.equal(weight, before)
+        for part in ("unet", "vae", "text_encoder")
+        for weight, before in zip(
+            getattr(backbone, part).parameters(), getattr(tiny_backbone, part).parameters(), strict=True
+        )
+    )
 
 
 def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -484,9 +499,6 @@ def test_a_text_encoder_wider_than_its_weights_is_not_built(
 def test_a_model_that_memory_does_not_hold_is_told_in_one_line(
     place: str, told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-
-    monkeypatch.setattr(UNet2DConditionModel, place, fail)
+    monkeypatch.setattr(UNet2DConditionModel, place, out_of_memory)
     with pytest.raises((BaseModelError, DeviceError), match=told):
         load_backbone(folder, "cpu", "float32")
