@@ -290,6 +290,34 @@ def _require_masks(sets: Sequence[BenchmarkSet]) -> None:
                     )
 
 
+def _size_asked(methods: Sequence[MethodName], quick: bool, study: str | None, seeds: int | None) -> Size:
+    size = SMOKE if quick else FULL
+    if study is not None:
+        if quick or our_method(methods) is None or BASELINE not in methods:
+            raise ConfigError(
+                f"a study compares paper, or else refined, with {BASELINE}: name both methods, and leave --quick out"
+            )
+        size = STUDIES[study]
+    return size if seeds is None else replace(size, seeds=seeds)
+
+
+def _require_use_for(margins: str | Path | None, benchmark: BenchmarkName, judge: JudgeChoice | None) -> None:
+    if margins is not None and judge is None:
+        raise ConfigError("--margins is for images that a judge looks at: name one with --judge")
+    if margins is not None and benchmark != BUILTIN:
+        raise ConfigError(
+            f"a margin of dev is not for benchmark '{benchmark}', which measures its own: leave --margins out"
+        )
+
+
+def _fixed_margin(key: str, benchmark: BenchmarkName, out: Path, margins: str | Path | None) -> Margin | None:
+    """The margin that was fixed before: that of the file given, else what `out` holds, else what ships."""
+    if margins is not None:
+        return load_margin(key, Path(margins).expanduser())
+    own = kept_margin(key, out / MARGINS) if benchmark == BUILTIN else None
+    return own or shipped_margin(key)
+
+
 def prepare_evaluation(
     benchmark: BenchmarkName,
     split: str,
@@ -339,15 +367,7 @@ def prepare_evaluation(
         raise ConfigError(
             "the table of parts is made on --benchmark builtin --split dev, with method paper, without --quick"
         )
-    size = SMOKE if quick else FULL
-    if study is not None:
-        if quick or our_method(chosen) is None or BASELINE not in chosen:
-            raise ConfigError(
-                f"a study compares paper, or else refined, with {BASELINE}: name both methods, and leave --quick out"
-            )
-        size = STUDIES[study]
-    if seeds is not None:
-        size = replace(size, seeds=seeds)
+    size = _size_asked(chosen, quick, study, seeds)
     out = Path(out).expanduser()
     require_place(out / DESCRIPTION)
     base = base or BaseModel("builtin")
@@ -359,24 +379,15 @@ def prepare_evaluation(
         _require_masks(sets.sets[:count])
     if judge is None and benchmark == BUILTIN and backbone.version is not None and count > 1:
         judge = JudgeChoice("examiner")
+    _require_use_for(margins, benchmark, judge)
     margin = None
-    if judge is None and margins is not None:
-        raise ConfigError("--margins is for images that a judge looks at: name one with --judge")
-    if margins is not None and benchmark != BUILTIN:
-        raise ConfigError(
-            f"a margin of dev is not for benchmark '{benchmark}', which measures its own: leave --margins out"
-        )
     if judge is not None:
         # What cannot be judged is refused now, not when the report is built.
         load_feature_judge(judge.name, judge.folder)
         for position in range(size.image_sets):
             stranger(sets.sets[: size.image_sets], position)
         key = margin_key(judge_fingerprint(sets, judge.name, judge.folder), backbone.fingerprint)
-        if margins is not None:
-            margin = load_margin(key, Path(margins).expanduser())
-        else:
-            own = kept_margin(key, out / MARGINS) if benchmark == BUILTIN else None
-            margin = own or shipped_margin(key)
+        margin = _fixed_margin(key, benchmark, out, margins)
     job = EvaluationJob(
         sets,
         chosen,

@@ -75,7 +75,7 @@ class UnitResult:
         drift: the base model's loss on its own images of other nouns, (before, after), or None.
         config: the learning configuration as plain data, None for the class words.
         base: version and fingerprint of the base model.
-        diverged: why learning ended early and left nothing, in a line: its loss did not stay finite. None where it did.
+        diverged: why learning ended early and left nothing, in a line: its loss did not stay finite; else None.
     """
 
     key: UnitKey

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -17,6 +17,7 @@ from conceptloom.concepts import ConceptSet
 from conceptloom.errors import ConceptSetError, ConfigError, DeviceError, PromptError
 from conceptloom.generation import GeneratedImage, SampleSettings, generate_images
 from conceptloom.generation import images as module
+from tiny_models import out_of_memory
 from tiny_sets import PROMPT, tiny_set
 
 SETTINGS = SampleSettings(guidance_scale=3.0, num_inference_steps=4, batch_size=8)
@@ -304,9 +305,8 @@ def test_a_black_image_is_reported(
 def test_running_out_of_memory_is_one_line_that_names_the_batch(
     while_: str, tiny_backbone: Backbone, concepts: ConceptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: Any, **kwargs: Any) -> Iterator[None]:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-
-    monkeypatch.setattr(*((module, "sample") if while_ == "sampling" else (tiny_backbone, "decode")), fail)
+    monkeypatch.setattr(
+        *((module, "sample") if while_ == "sampling" else (tiny_backbone, "decode")), out_of_memory
+    )
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at 2 images a batch: choose a smaller"):
         draw(tiny_backbone, concepts, num=2)

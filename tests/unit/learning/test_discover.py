@@ -22,6 +22,7 @@ from conceptloom.learning.discover import (
 from conceptloom.masks import iou
 from conceptloom.pictures import Picture, square_frame
 from conceptloom.seeding import noise
+from tiny_models import out_of_memory
 
 WORDS, PLACES = ("cat", "dog"), ("beach",)
 
@@ -72,10 +73,7 @@ def test_nothing_to_propose_from_is_refused_in_one_line(wrong: dict, tiny_backbo
 def test_running_out_of_memory_is_told_in_one_line(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-
-    monkeypatch.setattr(tiny_backbone, "predict", fail)
+    monkeypatch.setattr(tiny_backbone, "predict", out_of_memory)
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at looking for concepts: free some"):
         discover(_picture(), words=WORDS, places=PLACES, base_model=tiny_backbone)
 

@@ -13,6 +13,7 @@ from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet
 from conceptloom.errors import ConceptSetError, ConfigError, DeviceError
 from conceptloom.learning import segment
 from conceptloom.pictures import Picture, write_png
+from tiny_models import out_of_memory
 
 FEW = {"initial_timesteps": 4, "crf": {"iterations": 1}}
 WORDS = {"cat": "cat", "dog": "dog", "beach": "beach"}
@@ -88,10 +89,7 @@ def test_a_set_of_another_base_model_is_refused(tiny_backbone: Backbone) -> None
 def test_running_out_of_memory_is_told_in_one_line(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-
-    monkeypatch.setattr(tiny_backbone, "predict", fail)
+    monkeypatch.setattr(tiny_backbone, "predict", out_of_memory)
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at finding masks: free some or choose"):
         segment([_picture()], WORDS, base_model=tiny_backbone, config=FEW)
 
