@@ -65,33 +65,44 @@ class ExplicitAttentionProcessor:
 class RecordingProcessor(ExplicitAttentionProcessor):
     """Attention that keeps the mean of its heads, overwritten by each pass (checkpointing runs a layer twice)."""
 
-    def __init__(self, name: str, probabilities: dict[str, Tensor]) -> None:
+    def __init__(
+        self, name: str, probabilities: dict[str, Tensor], columns: Sequence[int] | None = None
+    ) -> None:
         self._name = name
         self._probabilities = probabilities
+        self._columns = columns
 
     def observe(self, probabilities: Tensor, heads: int) -> None:
-        """Keep (B, h*w, S) float32 with its graph."""
+        """Keep (B, h*w, S) float32 with its graph; of S only the chosen columns, if they were chosen.
+
+        Nothing here is saved for the backward pass, so gradient checkpointing, which counts what is saved, may
+        recompute the layer with another processor.
+        """
+        if self._columns is not None:
+            probabilities = torch.stack(
+                [probabilities.select(-1, column) for column in self._columns], dim=-1
+            )
         self._probabilities[self._name] = probabilities.unflatten(0, (-1, heads)).mean(dim=1)
 
 
 class SelectedMaps(Mapping[str, Tensor]):
-    """Maps (B, K, h*w) by layer name, computed from the kept probabilities when asked for.
+    """Maps (B, K, h*w) by layer name, combined from the kept columns when asked for.
 
-    Lazily, so that the selection is no part of what gradient checkpointing recomputes.
+    Lazily, so that the products are no part of what gradient checkpointing recomputes.
     """
 
-    def __init__(self, selector: Tensor, probabilities: Mapping[str, Tensor]) -> None:
-        self._selector = selector
+    def __init__(self, selector: Tensor, columns: Sequence[int], probabilities: Mapping[str, Tensor]) -> None:
+        self._selector = selector[:, :, columns]
         self._probabilities = probabilities
 
     def __getitem__(self, name: str) -> Tensor:
-        probabilities = self._probabilities[name]  # (B, h*w, S)
-        assert probabilities.shape[::2] == self._selector.shape[::2], (
-            f"selector {tuple(self._selector.shape)} (B, K, S) does not fit probabilities {tuple(probabilities.shape)}"
+        probabilities = self._probabilities[name]  # (B, h*w, C)
+        assert len(probabilities) == len(self._selector), (
+            f"selector {tuple(self._selector.shape)} (B, K, C) does not fit probabilities {tuple(probabilities.shape)}"
         )
         return torch.bmm(
             self._selector, probabilities.transpose(1, 2)
-        )  # (B, K, S) x (B, S, h*w) -> (B, K, h*w)
+        )  # (B, K, C) x (B, C, h*w) -> (B, K, h*w)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._probabilities)
@@ -126,7 +137,8 @@ def record_attention(
     Args:
         backbone: the base model.
         selector: (B, K, S) weights that combine the S token columns into K maps per batch element, see
-            `selector_for`; a zero row gives a zero map, the identity gives every token's own map.
+            `selector_for`; a zero row gives a zero map, the identity gives every token's own map. Only columns with a
+            weight are kept.
         layers: which layers to record; None records all.
     """
     chosen = [
@@ -136,14 +148,21 @@ def record_attention(
     ]
     before = [module.processor for _, module in chosen]
     probabilities: dict[str, Tensor] = {}
-    maps = SelectedMaps(selector.to(backbone.device, torch.float32), probabilities)
+    columns = _columns_used(selector)
+    maps = SelectedMaps(selector.to(backbone.device, torch.float32), columns, probabilities)
     try:
         for layer, module in chosen:
-            module.processor = RecordingProcessor(layer.name, probabilities)
+            module.processor = RecordingProcessor(layer.name, probabilities, columns)
         yield AttentionRecord(tuple(layer for layer, _ in chosen), maps)
     finally:
         for (_, module), processor in zip(chosen, before, strict=True):
             module.processor = processor
+
+
+def _columns_used(selector: Tensor) -> list[int]:
+    """Token columns that any map is combined from; the first where there is none, so that all maps are zero."""
+    used: list[int] = selector.count_nonzero(dim=(0, 1)).nonzero().flatten().tolist()
+    return used or [0]
 
 
 @contextmanager

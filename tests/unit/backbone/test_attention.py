@@ -160,6 +160,36 @@ def test_each_batch_element_has_its_own_selector(tiny_backbone: Backbone) -> Non
         torch.testing.assert_close(maps[1], tokens[1, [9, 2]])
 
 
+def test_only_columns_with_a_weight_are_kept(tiny_backbone: Backbone) -> None:
+    selector = torch.zeros(2, 2, tiny_backbone.max_tokens)
+    selector[0, 0, 3] = 1.0
+    selector[1, 1, 5:7] = 0.5
+    with torch.no_grad(), record_attention(tiny_backbone, selector):
+        for _, module in tiny_backbone.cross_attention_modules():
+            module.processor.observe(noise((4, 16, tiny_backbone.max_tokens), 1), 2)
+            assert module.processor._probabilities[module.processor._name].shape == (2, 16, 3)
+
+
+def test_kept_columns_combine_to_what_all_of_them_do(tiny_backbone: Backbone) -> None:
+    selector = torch.zeros(2, 3, tiny_backbone.max_tokens)
+    selector[0, 0, 3], selector[1, 1, 5:7], selector[1, 0, 3] = 1.0, 0.5, 1.0
+    with torch.no_grad(), record_attention(tiny_backbone, selector) as some:
+        tiny_backbone.predict(*inputs(tiny_backbone))
+    with torch.no_grad(), record_attention(tiny_backbone, identity_selector(tiny_backbone)) as every:
+        tiny_backbone.predict(*inputs(tiny_backbone))
+    for name, maps in some.maps.items():
+        torch.testing.assert_close(maps, torch.bmm(selector, every.maps[name]), rtol=0, atol=1e-7)
+
+
+def test_a_selector_of_nothing_gives_empty_maps(tiny_backbone: Backbone) -> None:
+    with (
+        torch.no_grad(),
+        record_attention(tiny_backbone, torch.zeros(2, 1, tiny_backbone.max_tokens)) as record,
+    ):
+        tiny_backbone.predict(*inputs(tiny_backbone))
+    assert all(maps.shape[1] == 1 and not maps.any() for maps in record.maps.values())
+
+
 def test_processors_are_restored_after_an_exception(tiny_backbone: Backbone) -> None:
     before = processors(tiny_backbone)
 
