@@ -372,6 +372,56 @@ def test_a_judges_folder_without_its_name_is_refused(invoke: Callable[..., Resul
     assert "say which with --judge" in result.stderr
 
 
+# Masks alone
+
+
+def test_masks_alone_draw_nothing_and_give_curves_and_tables_of_masks(
+    job: Callable[..., EvaluationJob],
+) -> None:
+    report = report_on(job(masks_only=True))
+    assert report.kind == "evidence"
+    assert {curve.key for curve in report.curves} == {"figure-3"}
+    assert {table.key for table in report.tables} >= {"masks", "cost"}
+    assert not {"table-1", "metrics"} & {table.key for table in report.tables}
+    assert report.facts["Judge"] == "none: nothing was drawn"
+    assert "images" not in report.facts["Benchmark"]
+
+
+def test_a_whole_evaluation_goes_on_in_the_folder_of_masks_alone(job: Callable[..., EvaluationJob]) -> None:
+    masks = job(masks_only=True)
+    finish(masks)
+    whole = job()
+    assert not {task.key for task in whole.missing} & {task.key for task in masks.tasks}
+    assert any(task.images for task in whole.missing)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"quick": True}, "neither a smoke run nor a study"),
+        ({"study": "random"}, "neither a smoke run nor a study"),
+        ({"judge": JudgeChoice("examiner")}, "no images for a judge"),
+        ({"methods": ("gt", "words")}, "no mask is found by gt, words"),
+    ],
+)
+def test_masks_alone_are_refused_with_what_needs_images(
+    given: dict[str, Any], told: str, job: Callable[..., EvaluationJob]
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        job(masks_only=True, **given)
+
+
+def test_switches_of_a_method_that_is_not_asked_for_may_change(job: Callable[..., EvaluationJob]) -> None:
+    first = job(methods=("fixed", "paper"))
+    path = first.out / api.DESCRIPTION
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["methods"]["refined"]["tau"] = 0.123
+    path.write_text(json.dumps(told), encoding="utf-8")
+    job(methods=("fixed", "paper"))
+    with pytest.raises(RunError, match="another methods"):
+        job(methods=("fixed", "refined"))
+
+
 # The neutral margin: measured on dev, used on test
 
 

@@ -76,6 +76,14 @@ def evaluate(
     quick: Annotated[
         bool, typer.Option("--quick", help="4 sets, short runs: shows that all works, is no evidence.")
     ] = False,
+    masks_only: Annotated[
+        bool,
+        typer.Option(
+            "--masks-only",
+            help="Fig. 3 and the tables of masks alone: runs end where masks stop changing, nothing is drawn. A later"
+            " run without it goes on in the same folder.",
+        ),
+    ] = False,
     parts: Annotated[
         bool,
         typer.Option("--parts", help="Also what each part of the method is worth (builtin dev; many hours)."),
@@ -156,6 +164,7 @@ def evaluate(
         methods=chosen,
         seeds=seeds,
         quick=quick,
+        masks_only=masks_only,
         parts=parts,
         data=data,
         judge=None if judge is None else JudgeChoice(judge, judge_folder),

@@ -40,7 +40,15 @@ from conceptloom.evaluation.margins import (
     save_margin,
     shipped_margin,
 )
-from conceptloom.evaluation.methods import BASELINE, METHODS, TRUTH, MethodName, method_config, our_method
+from conceptloom.evaluation.methods import (
+    BASELINE,
+    METHODS,
+    TRUTH,
+    MethodName,
+    finds_masks,
+    method_config,
+    our_method,
+)
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
 from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
 from conceptloom.evaluation.protocols import PROTOCOLS, Method
@@ -210,8 +218,8 @@ class EvaluationJob:
         """How it was measured, a line each."""
         where = provenance()
         versions = {name: where[name] for name in ("conceptloom", "python", "torch")}
-        judge = "none: images are shown, not measured"
-        if self.benchmark.name != BUILTIN:
+        judge = "none: images are shown, not measured" if self.size.image_sets else "none: nothing was drawn"
+        if self.size.image_sets and self.benchmark.name != BUILTIN:
             judge += (
                 "; the examiner knows drawings alone, so other pictures need --judge clip, dinov2 or siglip"
             )
@@ -290,8 +298,18 @@ def _require_masks(sets: Sequence[BenchmarkSet]) -> None:
                     )
 
 
-def _size_asked(methods: Sequence[MethodName], quick: bool, study: str | None, seeds: int | None) -> Size:
+def _size_asked(
+    methods: Sequence[MethodName], quick: bool, study: str | None, seeds: int | None, masks_only: bool
+) -> Size:
     size = SMOKE if quick else FULL
+    if masks_only:
+        if quick or study is not None:
+            raise ConfigError(
+                "masks alone are neither a smoke run nor a study: leave --quick and --study out"
+            )
+        if not any(finds_masks(method) for method in methods):
+            raise ConfigError(f"no mask is found by {', '.join(methods)}: name another method with --methods")
+        size = replace(size, image_sets=0, margin_sets=0)
     if study is not None:
         if quick or our_method(methods) is None or BASELINE not in methods:
             raise ConfigError(
@@ -326,6 +344,7 @@ def prepare_evaluation(
     methods: Sequence[str] = DEFAULT_METHODS,
     seeds: int | None = None,
     quick: bool = False,
+    masks_only: bool = False,
     parts: bool = False,
     data: str | Path | None = None,
     base: BaseModel | None = None,
@@ -346,6 +365,7 @@ def prepare_evaluation(
         methods: names of `METHODS`, in the tables' order.
         seeds: of the masks; None for three.
         quick: a smoke run: four sets, short runs.
+        masks_only: nothing is drawn: the curves and tables of masks alone.
         parts: also the table "Parts", on `dev` of the built-in benchmark.
         data: folder of the COCO data or of the user's sets.
         base: the base model; None for the built-in one.
@@ -363,11 +383,16 @@ def prepare_evaluation(
         DataError: the benchmark, the judge or the margins cannot be read.
     """
     chosen = parse_methods(methods)
-    if parts and ((benchmark, split) != ("builtin", "dev") or quick or "paper" not in chosen):
+    if parts and ((benchmark, split) != ("builtin", "dev") or quick or masks_only or "paper" not in chosen):
         raise ConfigError(
-            "the table of parts is made on --benchmark builtin --split dev, with method paper, without --quick"
+            "the table of parts is made on --benchmark builtin --split dev, with method paper, without --quick and"
+            " --masks-only"
         )
-    size = _size_asked(chosen, quick, study, seeds)
+    if masks_only and judge is not None:
+        raise ConfigError(
+            "masks alone have no images for a judge to look at: leave --judge or --masks-only out"
+        )
+    size = _size_asked(chosen, quick, study, seeds, masks_only)
     out = Path(out).expanduser()
     require_place(out / DESCRIPTION)
     base = base or BaseModel("builtin")
@@ -377,7 +402,13 @@ def prepare_evaluation(
     size = replace(size, sets=count, image_sets=min(size.image_sets, count))
     if TRUTH in chosen:
         _require_masks(sets.sets[:count])
-    if judge is None and benchmark == BUILTIN and backbone.version is not None and count > 1:
+    if (
+        judge is None
+        and benchmark == BUILTIN
+        and backbone.version is not None
+        and count > 1
+        and not masks_only
+    ):
         judge = JudgeChoice("examiner")
     _require_use_for(margins, benchmark, judge)
     margin = None
@@ -464,6 +495,10 @@ def claim_folder(job: EvaluationJob) -> None:
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: choose another --out, or delete the folder") from error
         found = found if isinstance(found, dict) else {}
+        # Switches of methods that are not asked for may have changed since.
+        for one in (described, found):
+            if isinstance(methods := one.get("methods"), dict):
+                one["methods"] = {name: methods.get(name) for name in job.methods}
         if different := [key for key, value in described.items() if found.get(key) != value]:
             what = f"another {different[0]}"
             if different[0] == "inputs":

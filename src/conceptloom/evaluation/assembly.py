@@ -30,7 +30,7 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
-from conceptloom.evaluation.methods import BASELINE, FINDS_ONCE, OURS, WITHOUT_MASKS, MethodName, our_method
+from conceptloom.evaluation.methods import BASELINE, FINDS_ONCE, OURS, MethodName, finds_masks, our_method
 from conceptloom.evaluation.parts import PartRow
 from conceptloom.evaluation.picture_grids import (
     Album,
@@ -89,7 +89,7 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     scored = [
         mask
         for unit in findings.results
-        if unit.key.method != "gt" and unit.key.method not in WITHOUT_MASKS
+        if finds_masks(unit.key.method)
         for mask in scored_masks(sets[unit.key.set], unit)
     ]
     tables, curves = mask_findings(findings, backbone, scored)

@@ -31,6 +31,11 @@ def our_method(methods: Collection[str]) -> MethodName | None:
     return next((method for method in OURS if method in methods), None)
 
 
+def finds_masks(method: MethodName) -> bool:
+    """Whether its masks are its own: some need none, and `gt` is given the true ones."""
+    return method not in WITHOUT_MASKS and method != TRUTH
+
+
 def method_config(
     family: str, method: MethodName, seed: int, overrides: Mapping[str, Any] | None = None
 ) -> LearnConfig:

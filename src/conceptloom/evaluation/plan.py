@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
-from conceptloom.evaluation.methods import FINDS_ONCE, WITHOUT_MASKS, MethodName, our_method
+from conceptloom.evaluation.methods import FINDS_ONCE, MethodName, finds_masks, our_method
 from conceptloom.evaluation.units import UnitKey
 
 MASKS = "masks"
@@ -89,7 +89,7 @@ def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: S
     if ours is not None and not size.smoke:
         tasks += [whole_task(one, ours, 1, size) for one in drawing[: size.margin_sets]]
     done = {(task.key.set, task.key.method, task.key.seed) for task in tasks}
-    finding = [method for method in methods if method not in WITHOUT_MASKS and method != "gt"]
+    finding = [method for method in methods if finds_masks(method)]
     for seed in range(size.seeds):
         for one in sets:
             for method in finding:
