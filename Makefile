@@ -72,8 +72,11 @@ figures: $(EVALUATE_STAMP)
 		$(BIN)/conceptloom evaluate --redraw --out "$$(dirname "$$report")" || exit 1; \
 	done
 
+# Goes on from the runs that are kept beside the reports; in float32, as they are.
 evidence: $(EVALUATE_STAMP)
-	$(BIN)/conceptloom evaluate --split dev --methods $(EVIDENCE_METHODS) --parts --out $(EVIDENCE)/builtin-dev
+	mkdir -p $(EVIDENCE)
+	for runs in docs/evidence/runs/*.tar.xz; do tar -C $(EVIDENCE) --skip-old-files -xJf "$$runs" || exit 1; done
+	$(BIN)/conceptloom evaluate --split dev --methods $(EVIDENCE_METHODS) --parts --dtype float32 --out $(EVIDENCE)/builtin-dev
 	mkdir -p docs/evidence/builtin-dev
 	cp $(EVIDENCE)/builtin-dev/report.json docs/evidence/builtin-dev/
 	test ! -f $(EVIDENCE)/builtin-dev/margins.json || cp $(EVIDENCE)/builtin-dev/margins.json src/conceptloom/data/judges/

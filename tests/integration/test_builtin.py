@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from builtin_pictures import GOLDEN, draw, golden_sheet
-from conceptloom.backbone import Backbone, load_backbone, tokenize
+from conceptloom.backbone import Backbone, load_backbone, tokenize, unknown_words
 from conceptloom.basemodel.build import shipped_folder
 from conceptloom.basemodel.denoiser import shifted_betas
+from conceptloom.cli.notes import tell_unknown_words
 from conceptloom.pictures import load_picture
 from conceptloom.scenes.backgrounds import load_photos, photo_crop
 from conceptloom.scenes.composer import SceneRules, compose
@@ -86,3 +88,29 @@ def test_it_draws_what_it_drew_when_it_shipped(builtin: Backbone) -> None:
 def test_it_says_how_many_pictures_it_has_seen() -> None:
     meta = json.loads((shipped_folder() / "conceptloom.json").read_text(encoding="utf-8"))
     assert meta["samples_seen"] >= 178_112
+
+
+def test_words_that_the_built_in_model_was_not_taught_are_named(builtin: Backbone) -> None:
+    prompt = "A photo of <fido> chasing a dog and a dog, a terrier's house (on grass)"
+    assert unknown_words(builtin, prompt) == ("chasing", "terrier")
+
+
+def test_the_model_card_lists_every_word_that_the_built_in_model_was_taught(builtin: Backbone) -> None:
+    card = (Path(__file__).parents[2] / "docs" / "builtin-model.md").read_text(encoding="utf-8")
+    known = {line.split(":")[0]: line for line in card.splitlines() if line.startswith("- **")}
+    listed = {
+        kind: line.split(": ", 1)[1].rstrip(".").split(", ") for kind, line in known.items() if ": " in line
+    }
+    assert listed["- **Things**"] == list(builtin.nouns)
+    assert listed["- **Places**"] == list(builtin.backgrounds)
+    classes = sorted({sprite.class_word for sprite in load_sprites("train")})
+    assert listed["- **Class words**"] == classes
+
+
+def test_the_command_line_names_unknown_words_once(
+    builtin: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell_unknown_words(builtin, ["a terrier", "<cat> chasing a terrier", "a dog"], err=True)
+    assert capsys.readouterr().err.startswith("note: 'terrier', 'chasing': not taught to the built-in model")
+    tell_unknown_words(builtin, ["a dog on grass"], err=True)
+    assert capsys.readouterr().err == ""

@@ -45,6 +45,7 @@ from conceptloom.backbone.prompts import (
     random_rows,
     refuse_stray_brackets,
     tokenize,
+    unknown_words,
     vocabulary_spread,
 )
 from conceptloom.backbone.sampling import SampleKey, sample
@@ -86,6 +87,7 @@ __all__ = [
     "telling_of_memory",
     "tokenize",
     "unfreeze",
+    "unknown_words",
     "vocabulary_spread",
     "weight_difference",
     "weight_names",

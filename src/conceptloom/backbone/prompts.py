@@ -147,6 +147,18 @@ def initial_rows(backbone: Backbone, word: str, num_vectors: int) -> Tensor:
     return mean.detach().repeat(num_vectors, 1)
 
 
+def unknown_words(backbone: Backbone, text: str) -> tuple[str, ...]:
+    """Words of a prompt that the built-in model was not taught, placeholders left out.
+
+    Its vocabulary holds whole words; any other is read in pieces that mean nothing to it. Other base models know most
+    words in pieces, so of them nothing is said.
+    """
+    if backbone.version is None:
+        return ()
+    words = dict.fromkeys(word for word, _ in _pieces(backbone.tokenizer, PLACEHOLDER.sub(" ", text)))
+    return tuple(word for word in words if word[:1].isalnum() and len(_pieces(backbone.tokenizer, word)) > 1)
+
+
 def random_rows(backbone: Backbone, num_vectors: int, generator: torch.Generator) -> Tensor:
     """Starting rows (num_vectors, D) drawn from the vocabulary's mean and spread; on the device."""
     table = backbone.vocabulary_embeddings.detach()

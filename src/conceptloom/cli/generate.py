@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conceptloom.cli.notes import tell_unknown_words
 from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def generate(
         negative_prompt=negative_prompt,
         out=folder,
     )
+    tell_unknown_words(job.backbone, (*job.prompts, negative_prompt), err=True)
     for prompt, count in job.dropped_tokens().items():
         typer.echo(f"the last {count} tokens do not fit and are not read: {prompt}", err=True)
     for path in _follow(job, folder, with_provenance=not no_provenance):

@@ -1,4 +1,4 @@
-"""What the user is told of the pictures they gave."""
+"""What the user is told of the pictures and words they gave."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from conceptloom.backbone import Backbone
     from conceptloom.pictures import Picture
 
 
@@ -16,3 +17,17 @@ def tell_notes(pictures: Iterable[Picture]) -> None:
     for picture in pictures:
         for note in picture.notes:
             typer.echo(f"note: '{picture.name}' {note}")
+
+
+def tell_unknown_words(backbone: Backbone, texts: Iterable[str], *, err: bool = False) -> None:
+    """Print a line that names the words which the built-in model was not taught, if there are any."""
+    from conceptloom.backbone import unknown_words
+
+    unknown = dict.fromkeys(word for text in texts for word in unknown_words(backbone, text))
+    if unknown:
+        words = ", ".join(f"'{word}'" for word in unknown)
+        typer.echo(
+            f"note: {words}: not taught to the built-in model, so without meaning to it (docs/builtin-model.md lists"
+            " what it knows)",
+            err=err,
+        )

@@ -12,6 +12,7 @@ from conceptloom.backbone import (
     initial_rows,
     random_rows,
     tokenize,
+    unknown_words,
     vocabulary_spread,
 )
 from conceptloom.errors import PromptError
@@ -232,3 +233,7 @@ def test_the_vocabularys_spread_is_per_dimension(tiny_backbone: Backbone) -> Non
     assert spread[7] == pytest.approx(
         float((column - column.mean()).square().sum().div(len(column) - 1).sqrt()), rel=1e-5
     )
+
+
+def test_of_another_base_model_no_word_is_called_unknown(tiny_backbone: Backbone) -> None:
+    assert unknown_words(tiny_backbone, "terrier") == ()
