@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 from conceptloom.backbone import Backbone, weight_names, weights_state
 from conceptloom.cli import learn as verb
 from conceptloom.concepts import ConceptSet
-from conceptloom.errors import ConceptloomError, ConfigError, PictureError, RunError
+from conceptloom.errors import ConceptloomError, ConfigError, PictureError, PromptError, RunError
 from conceptloom.learning import (
     Estimate,
     Finished,
+    MasksUpdated,
     Progress,
     Resumed,
     SamplesDrawn,
@@ -35,7 +36,7 @@ from conceptloom.learning import (
     prepare_job,
     run_folder,
 )
-from conceptloom.pictures import load_picture, write_png
+from conceptloom.pictures import Picture, load_picture, write_png
 from conceptloom.runs import RunLock
 
 SHORT: dict[str, Any] = {
@@ -464,6 +465,12 @@ def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) 
             ConfigError,
             "leave method gt out",
         ),
+        (("yard.png", "--concept", "cat", "--box", "yard:cat=0,0,9,9"), PictureError, "leave it no place"),
+        (
+            ("yard.png", "--concept", "cat", "--prompt", f"yard={'very ' * 80} big <cat>"),
+            PromptError,
+            "stands beyond them",
+        ),
         (("yard.png", "--concept", "cat", "--mask", "cat=yard.png"), ConfigError, "PICTURE:NAME=FILE"),
         (("yard.png", "--concept", "cat", "--resume"), RunError, "nothing to resume"),
         (("none.png", "--concept", "cat"), PictureError, "none.png"),
@@ -476,7 +483,49 @@ def test_a_wrong_command_is_refused_in_one_line_and_writes_nothing(
     assert isinstance(result.exception, error), result.output
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
-    assert not Path("set").exists()
+    assert list(Path().glob("*set*")) == []
+
+
+def test_weights_of_another_kind_than_the_sets_are_refused_before_anything_is_drawn(
+    invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke(*TWO, "--out", "set", config="short.json")
+    Path("full.json").write_text(json.dumps({**SHORT, "train": "full"}))
+    monkeypatch.setenv("CONCEPTLOOM_CACHE", str(Path("cache").absolute()))
+    result = invoke(*TWO, "--out", "set", config="full.json")
+    assert "keeps its weights as 'lora'" in str(result.exception)
+    assert not Path("cache").exists()
+    assert not Path("set.learning").exists()
+
+
+@pytest.mark.parametrize("name", ["front/left", "../x", "what is it?", "scan 1.", "x" * 300])
+def test_a_loaded_picture_whose_name_can_be_no_folder_is_refused(
+    name: str, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    picture = Picture(name, None, np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(PictureError, match="cannot name a picture"):
+        learn([picture], {"cat": "cat"}, tmp_path / "set", base_model=tiny_backbone)
+    assert list(tmp_path.glob("set*")) == []
+
+
+def test_a_refused_mask_is_told_once_for_each_concept_and_picture() -> None:
+    masks = np.ones((1, 4, 4), dtype=np.bool_)
+    event = MasksUpdated(
+        "em",
+        20,
+        400,
+        picture="yard",
+        concepts=("cat",),
+        masks=masks,
+        maps=None,
+        overlap=(0.0,),
+        rescued=("cat",),
+        collapsed=(),
+    )
+    assert verb.told(event, {}, set()) == [
+        "refused new masks in yard at em step 20: cat; others stand in for them"
+    ]
+    assert verb.told(event, {}, {("yard", "cat")}) == []
 
 
 def test_a_folder_that_is_no_set_is_not_written_into(invoke: Callable[..., Result]) -> None:

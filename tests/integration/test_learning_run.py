@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conceptloom.backbone import Backbone, load_backbone
 from conceptloom.concepts import Concept, ConceptSet
-from conceptloom.errors import ConfigError, DeviceError, RunError
+from conceptloom.errors import ConfigError, DeviceError, DivergedError, RunError
 from conceptloom.learning import (
     CheckpointSaved,
     Finished,
@@ -25,6 +25,7 @@ from conceptloom.learning import (
     Progress,
     Resumed,
     StepDone,
+    e_step,
     estimate,
     resolve_config,
     run,
@@ -319,6 +320,37 @@ def test_learning_further_and_adding_leaves_the_other_rows_bitwise_alone(
     np.testing.assert_array_equal(second.masks["first", "dog"], first.masks["first", "dog"])
 
 
+def cat_alone(start: ConceptSet, **overrides: Any) -> LearnRequest:
+    """The first picture's cat, learned further from a set that holds others too."""
+    cat = Concept("cat", "subject", "cat")
+    config = resolve_config("sd", {**SHORT, **overrides})
+    return LearnRequest((LearningPicture(picture("first", 0), ("cat",)),), (cat,), config, start)
+
+
+def test_that_weights_move_under_concepts_which_are_not_named_is_told(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    start = finish(run(request_for(), tiny_backbone, tmp_path / "first"))
+    events = list(run(cat_alone(start, train="lora"), tiny_backbone, tmp_path / "second"))
+    texts = [event.text for event in events if isinstance(event, Noticed)]
+    assert [text for text in texts if text.startswith("the weights move under <dog> <beach> too")]
+
+
+def test_where_weights_stay_nothing_is_told_of_concepts_which_are_not_named(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    start = finish(run(request_for(), tiny_backbone, tmp_path / "first"))
+    events = list(run(cat_alone(start), tiny_backbone, tmp_path / "second"))
+    assert not [event for event in events if isinstance(event, Noticed)]
+
+
+def test_prior_images_are_of_the_class_words_of_every_concept_in_the_set(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    start = finish(run(request_for(), tiny_backbone, tmp_path / "first"))
+    assert set(cat_alone(start).class_words) == {"cat", None, "beach"}
+
+
 def test_learning_further_starts_from_the_sets_rows_and_weights(
     tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -400,6 +432,39 @@ def test_a_row_that_explodes_is_held_at_ten_times_the_longest_of_the_vocabulary(
     assert learned.provenance["limited_rows"]["cat"] >= 1
 
 
+def spoil_maps(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
+    """Let the attention maps of those numbers be NaN."""
+    calls = itertools.count()
+    original = e_step.average_layers
+
+    def average(*args: Any) -> Tensor:
+        return original(*args) * (float("nan") if bad(next(calls)) else 1.0)
+
+    monkeypatch.setattr(e_step, "average_layers", average)
+
+
+def test_masks_stay_where_the_attention_of_an_e_step_is_not_finite_and_that_is_told(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # one pass for each picture at stage 2 and at each E-step
+    spoil_maps(monkeypatch, lambda call: call == 2)
+    events = list(run(request_for(method="paper"), tiny_backbone, tmp_path / "run"))
+    texts = [event.text for event in events if isinstance(event, Noticed)]
+    assert texts == ["attention to 'first' is not finite at EM step 2: its masks stay, going on"]
+    updated = [(event.picture, event.step) for event in events if isinstance(event, MasksUpdated)]
+    assert updated == [("first", 1), ("second", 2), ("second", 2), ("first", 4), ("second", 4)]
+
+
+def test_attention_that_is_not_finite_at_the_start_is_told_in_one_line(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_maps(monkeypatch, lambda call: True)
+    with pytest.raises(
+        DivergedError, match=r"^the attention to 'first' is not finite .*: use --dtype float32$"
+    ):
+        list(run(request_for(), tiny_backbone, tmp_path / "run"))
+
+
 def test_concepts_that_learned_the_same_meaning_are_told() -> None:
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.05], [0.0, 1.0], [-1.0, 1.0]])
     assert trainer.same_meanings(rows, ["ann", "bea", "cat", "cat"]) == [("ann", "bea")]
@@ -453,6 +518,36 @@ def test_a_run_short_of_memory_is_resumed_picture_by_picture_to_the_same_bits(
     resumed = finish(run(request_for(), tiny_backbone, tmp_path / "stopped", resume=True))
     assert predict.failures == failures
     assert_same_set(resumed, whole)
+
+
+def test_a_run_short_of_memory_is_estimated_as_it_will_go_on(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = ShortOfMemory(tiny_backbone)
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    assert estimate(request_for(), tiny_backbone).total_seconds > 0
+    assert predict.failures == 1
+    assert not any(
+        getattr(module, "gradient_checkpointing", False) for module in tiny_backbone.unet.modules()
+    )
+
+
+def test_drift_is_measured_image_by_image_where_memory_is_short(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plenty = finish(run(request_for(train="lora"), tiny_backbone, tmp_path / "plenty"))
+    original = tiny_backbone.predict
+
+    def predict(noisy_latents: Tensor, *args: Any) -> Tensor:
+        if len(noisy_latents) > 3:  # no batch and no mask pass is as large
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return original(noisy_latents, *args)
+
+    monkeypatch.setattr(tiny_backbone, "predict", predict)
+    learned = finish(run(request_for(train="lora"), tiny_backbone, tmp_path / "short"))
+    assert learned.provenance["drift"]["before"] == pytest.approx(
+        plenty.provenance["drift"]["before"], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

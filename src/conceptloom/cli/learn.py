@@ -33,7 +33,7 @@ from conceptloom.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Set
 
     from conceptloom.learning import Estimate, LearnJob, Progress, StepDone
 
@@ -74,7 +74,7 @@ def learn(
         typer.Option(
             metavar="SET",
             help="Folder of the concept set. A set that is there already is learned further:"
-            " concepts named here go on or are added, the others stay as they are.",
+            " concepts named here go on or are added, the others keep their words and masks.",
         ),
     ],
     contains: ContainsOption = None,
@@ -192,6 +192,7 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
     start = time.perf_counter()
     skipped_seconds = 0.0
     collapsed: dict[str, tuple[str, ...]] = {}
+    refused: set[tuple[str, str]] = set()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -212,12 +213,13 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
                 total=event.total,
                 left=left,
             )
-            for line in told(event, collapsed):
+            for line in told(event, collapsed, refused):
                 bar.console.print(line, highlight=False)
             if isinstance(event, StepDone):
                 bar.update(task, losses=_losses(event))
             elif isinstance(event, MasksUpdated):
                 collapsed[event.picture] = event.collapsed
+                refused |= {(event.picture, name) for name in event.rescued}
             elif isinstance(event, Resumed):
                 skipped_seconds = expected.seconds_until(event)
             if signals and _may_stop(event):
@@ -227,15 +229,28 @@ def _follow(job: LearnJob, expected: Estimate, advice: str) -> None:
                 raise typer.Exit(128 + signals[0])
 
 
-def told(event: Progress, collapsed: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """What is said of an event above the bar; `collapsed`, the masks told of already, by picture."""
+def told(
+    event: Progress, collapsed: Mapping[str, tuple[str, ...]], refused: Set[tuple[str, str]] = frozenset()
+) -> list[str]:
+    """What is said of an event above the bar.
+
+    Args:
+        event: what has happened.
+        collapsed: masks told of already, by picture.
+        refused: (picture, concept) whose refused masks were told of already, each once.
+    """
     from conceptloom.learning import DriftMeasured, MasksUpdated, Noticed, Resumed
 
     where = f"{event.stage} step {event.step}"
     if isinstance(event, MasksUpdated):
-        if not event.collapsed or event.collapsed == collapsed.get(event.picture):
-            return []
-        return [f"masks collapsed in {event.picture} at {where}: {', '.join(event.collapsed)}"]
+        lines = []
+        if event.collapsed and event.collapsed != collapsed.get(event.picture):
+            lines.append(f"masks collapsed in {event.picture} at {where}: {', '.join(event.collapsed)}")
+        if new := [name for name in event.rescued if (event.picture, name) not in refused]:
+            lines.append(
+                f"refused new masks in {event.picture} at {where}: {', '.join(new)}; others stand in for them"
+            )
+        return lines
     if isinstance(event, Noticed):
         return [event.text]
     if isinstance(event, Resumed):

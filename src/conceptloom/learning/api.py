@@ -29,7 +29,7 @@ from conceptloom.learning.progress import Finished, Progress
 from conceptloom.learning.reading import Box, read_pictures
 from conceptloom.learning.recorder import Recorder, remove_run, run_folder
 from conceptloom.learning.request import LearnRequest, build_request
-from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
+from conceptloom.learning.trainer import CHECKPOINTS, require_learnable, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture
 from conceptloom.runs import RunLock, require_place
@@ -80,7 +80,8 @@ def learn(
         pictures: files, folders in Break-A-Scene's layout, or loaded pictures; a file's stem names its picture.
         concepts: initializer word, or None, by concept name; `<name>` is the new word in prompts.
         out: folder of the concept set. Where it holds a set already, that set is learned further: concepts named here
-            go on from their rows or are added, all others stay bit for bit.
+            go on from their rows or are added; rows and masks of all others stay bit for bit, but weights that the run
+            trains move under them too.
         method: "gt" (your masks), "fixed", "paper", "literal" or "refined" (the default).
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
         prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
@@ -186,8 +187,8 @@ def prepare_job(
         config = resolve_config(family_of(backbone.version), overrides)
         _require_space(run_folder(out), disk_bytes(backbone, config))
         request = request_with(config, backgrounds=backbone.backgrounds)
-        words = [concept.initializer for concept in request.concepts]
-        require_cache(backbone, image_counts(words, config), config)
+        require_learnable(request, backbone)
+        require_cache(backbone, image_counts(request.class_words, config), config)
         return LearnJob(request, backbone, out, resume, set_aside)
     except (ConceptloomError, OSError):
         if has_begun:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conceptloom.backbone import Backbone, encode_prompts, record_affinity, record_attention
+from conceptloom.errors import DivergedError
 from conceptloom.learning.batches import Material, moments_of
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
@@ -40,6 +41,7 @@ def initial_maps(material: Material, rows: Tensor, picture: int, config: LearnCo
     """Stage 2: maps under the picture's full prompt, averaged over `initial_timesteps` random timesteps.
 
     With `propagation_steps` they come with the self-attention of the same passes, which serves the whole run.
+    Raises `DivergedError` where they are not finite.
     """
     return _initial_maps(
         material, rows, picture, config, config.initial_timesteps, ("initial masks", picture)
@@ -78,9 +80,15 @@ def _initial_maps(
     timesteps = draw_timesteps(generator, count, material.backbone.num_train_timesteps, config.timestep_range)
     everything = tuple(range(len(material.examples[picture].concepts)))
     with_affinity = config.propagation_steps > 0
-    return _mean_maps(
+    mean = _mean_maps(
         material, rows, picture, timesteps, [everything] * count, key, with_affinity=with_affinity
     )
+    if not np.isfinite(mean.maps).all():
+        raise DivergedError(
+            f"the attention to '{material.examples[picture].name}' is not finite before anything is learned:"
+            " use --dtype float32"
+        )
+    return mean
 
 
 def fresh_maps(

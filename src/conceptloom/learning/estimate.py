@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import TypeVar
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from conceptloom.backbone import Backbone, telling_of_memory
+from conceptloom.backbone import Backbone, telling_of_memory, with_less_memory
+from conceptloom.learning.batches import Material
 from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import draw_batch
 from conceptloom.learning.e_step import initial_maps, masks_from
@@ -68,16 +69,26 @@ class Estimate:
 def estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
     """Time a few steps on throw-away tokens; nothing of the run is touched, no random draw of it is used up.
 
-    Raises `DeviceError` when they already run out of memory.
+    Where memory does not suffice they are timed picture by picture, as the run will then go on (`Material.is_thrifty`).
+    Raises `DeviceError` when that runs out of memory, too.
     """
     advice = "choose a smaller batch_size (in a --config file) or another device"
     with telling_of_memory(backbone.device, f"batch_size {request.config.batch_size}", advice):
-        return _estimate(request, backbone)
+        material = prepare_material(request, backbone)
+
+        def thrifty() -> Estimate:
+            backbone.recompute_activations(True)
+            return _estimate(request, replace(material, is_thrifty=True))
+
+        try:
+            return with_less_memory(lambda: _estimate(request, material), thrifty)
+        finally:
+            backbone.recompute_activations(False)
 
 
-def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
+def _estimate(request: LearnRequest, material: Material) -> Estimate:
     config = request.config.model_copy(update={"initial_timesteps": TIMED_TIMESTEPS})
-    material = prepare_material(request, backbone)
+    backbone = material.backbone
     rows = Parameter(starting_rows(backbone, request.concepts, config, request.start))
     examples = material.examples
     pictures = len(examples)
@@ -110,11 +121,10 @@ def _estimate(request: LearnRequest, backbone: Backbone) -> Estimate:
     per_pass = median(seconds for _, seconds in passes_timed) / TIMED_TIMESTEPS
     masks, first_crf = _timed(lambda: masks_from(examples[0], maps, config, None).masks)
     _, crf = _timed(lambda: masks_from(examples[0], maps, config, masks))
-    words = [concept.initializer for concept in request.concepts]
     per_image = 2 * config.sample_steps * per_pass
     previews = _previews(config.em_steps, config) * SAMPLES * per_image
     seconds: dict[Stage, float] = {
-        "prior": missing_images(backbone, image_counts(words, config), config) * per_image,
+        "prior": missing_images(backbone, image_counts(request.class_words, config), config) * per_image,
         "tokens": config.inversion_steps * per_step if config.initializer == "inversion" else 0.0,
         "masks": 0.0,
         "em": config.em_steps * per_step + previews,

@@ -91,6 +91,13 @@ def prepare_examples(request: LearnRequest, backbone: Backbone) -> tuple[Learnin
     return tuple(_prepare(entry, request, backbone) for entry in request.pictures)
 
 
+def require_inside(request: LearnRequest, side: int) -> None:
+    """Raise `PictureError` where a mask or hint leaves its concept no place in the square that the model sees."""
+    for entry in request.pictures:
+        _given_masks(entry, request, side)
+        _held(entry, side)
+
+
 def mask_grids(
     masks: npt.NDArray[np.bool_],
     latent_side: int,
@@ -114,9 +121,6 @@ def _prepare(entry: LearningPicture, request: LearnRequest, backbone: Backbone) 
     picture = entry.picture
     frame = square_frame(picture.pixels, backbone.size)
     both = np.stack([frame, frame[:, ::-1]])  # (2, side, side, 3)
-    given = None
-    if request.config.method == "gt":
-        given = np.stack([_framed_mask(entry, name, backbone.size) for name in entry.concepts])
     height, width = picture.pixels.shape[:2]
     return LearningExample(
         name=picture.name,
@@ -126,10 +130,16 @@ def _prepare(entry: LearningPicture, request: LearnRequest, backbone: Backbone) 
         concepts=tuple(request.concept(name) for name in entry.concepts),
         own_prompt=None if entry.prompt is None else split_prompt(entry.prompt),
         may_flip=not names_a_side(entry.prompt),
-        given_masks=given,
+        given_masks=_given_masks(entry, request, backbone.size),
         held=_held(entry, backbone.size),
         crf_settings=request.config.crf,
     )
+
+
+def _given_masks(entry: LearningPicture, request: LearnRequest, side: int) -> npt.NDArray[np.bool_] | None:
+    if request.config.method != "gt":
+        return None
+    return np.stack([_framed_mask(entry, name, side) for name in entry.concepts])
 
 
 def _held(entry: LearningPicture, side: int) -> Held | None:

@@ -149,8 +149,11 @@ def plain_prompts(backbone: Backbone, texts: Sequence[str]) -> Prompts:
 
 
 @torch.no_grad()
-def prior_loss(backbone: Backbone, examples: Sequence[PriorExample]) -> float:
-    """Eq. 1 on `examples`, the same noise at every call: its growth over a run is the run's drift."""
+def prior_loss(backbone: Backbone, examples: Sequence[PriorExample], at_once: int | None = None) -> float:
+    """Eq. 1 on `examples`, the same noise at every call: its growth over a run is the run's drift.
+
+    `at_once` latents go through the U-Net together, as many as usual where it is None.
+    """
     shape = (DRIFT_TIMESTEPS, *backbone.latent_shape)
     spaced = torch.linspace(0.1, 0.9, DRIFT_TIMESTEPS) * backbone.num_train_timesteps
     timesteps = spaced.long().to(backbone.device).repeat(len(examples))  # (N * T,)
@@ -163,7 +166,7 @@ def prior_loss(backbone: Backbone, examples: Sequence[PriorExample]) -> float:
     noisy_latents = backbone.add_noise(latents, added, timesteps)
     target = backbone.target(latents, added, timesteps)
     losses = []
-    for chunk in torch.arange(len(timesteps)).split(passes_at_once(backbone)):
+    for chunk in torch.arange(len(timesteps)).split(at_once or passes_at_once(backbone)):
         prediction = backbone.predict(noisy_latents[chunk], timesteps[chunk], hidden_states[chunk])
         losses.append(denoising_loss(prediction, target[chunk]))
     return float(torch.cat(losses).mean())

@@ -31,7 +31,6 @@ from conceptloom.learning.page import (
     enlarge,
     render_page,
 )
-from conceptloom.learning.phrases import split_prompt, subset_prompt
 from conceptloom.learning.progress import (
     STAGES,
     DriftMeasured,
@@ -262,9 +261,7 @@ class Recorder:
         panels = [Panel("picture", self._frames[name])]
         panels += self._panels([*start, *between], _title)
         panels.append(Panel("learned masks", self._overlay(entry, end)))
-        own = None if entry.prompt is None else split_prompt(entry.prompt)
-        prompt = subset_prompt(own, [self._request.concept(concept) for concept in entry.concepts])
-        return PictureStory(name, prompt, tuple(panels))
+        return PictureStory(name, self._request.full_prompt(entry), tuple(panels))
 
     def _panels(self, paths: Iterable[Path], caption: Callable[[Path], str]) -> list[Panel]:
         """The previews that can be read; of the others a note is kept, for a finished run must not fail on them."""
@@ -283,7 +280,10 @@ class Recorder:
             for entry in self._request.pictures
             if concept in entry.concepts
         ]
-        return "covers " + ", ".join(shares)
+        counts = learned.provenance["rescues"].values()
+        refused = sum(of_picture.get(concept, 0) for of_picture in counts)
+        told = f"; {refused} of its updates refused" if refused else ""
+        return "covers " + ", ".join(shares) + told
 
     def _facts(self, learned: ConceptSet, seconds: float, notices: Iterable[str]) -> dict[str, str]:
         config = self._request.config

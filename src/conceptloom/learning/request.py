@@ -13,8 +13,8 @@ import numpy as np
 from conceptloom.concepts import Concept, ConceptKind, ConceptSet, validate_concept_name
 from conceptloom.errors import ConfigError, PictureError, PromptError
 from conceptloom.learning.config import LearnConfig
-from conceptloom.learning.phrases import split_prompt
-from conceptloom.pictures import Picture
+from conceptloom.learning.phrases import split_prompt, subset_prompt
+from conceptloom.pictures import Picture, require_picture_name
 
 _Value = TypeVar("_Value")
 
@@ -30,7 +30,9 @@ class LearningPicture:
 
 @dataclass(frozen=True, eq=False)
 class LearnRequest:
-    """Input of a run. `start` is the set to learn further from; its concepts not named here stay as they are."""
+    """Input of a run. `start` is the set to learn further from; of its concepts not named here rows and masks stay as
+    they are.
+    """
 
     pictures: tuple[LearningPicture, ...]
     concepts: tuple[Concept, ...]
@@ -40,6 +42,23 @@ class LearnRequest:
     def concept(self, name: str) -> Concept:
         """The concept called `name`."""
         return next(concept for concept in self.concepts if concept.name == name)
+
+    @property
+    def left_alone(self) -> tuple[Concept, ...]:
+        """Concepts of the starting set that are not learned further."""
+        named = {concept.name for concept in self.concepts}
+        known = () if self.start is None else self.start.concepts
+        return tuple(concept for concept in known if concept.name not in named)
+
+    @property
+    def class_words(self) -> tuple[str | None, ...]:
+        """Initializer words of all concepts whose images the weights make, those of the starting set included."""
+        return tuple(concept.initializer for concept in (*self.concepts, *self.left_alone))
+
+    def full_prompt(self, entry: LearningPicture) -> str:
+        """Prompt that names every concept of a picture: the user's own, or the template."""
+        own = None if entry.prompt is None else split_prompt(entry.prompt)
+        return subset_prompt(own, [self.concept(name) for name in entry.concepts])
 
     @property
     def placeholders(self) -> dict[str, int]:
@@ -126,6 +145,8 @@ def build_request(
         raise PictureError(
             f"two pictures are called '{twice}': rename one, names without extension must differ"
         )
+    for name in names:
+        require_picture_name(name, name)
     _known("picture", [*contains, *prompts], names)
     _known("concept", kinds, list(concepts))
 

@@ -38,7 +38,7 @@ from conceptloom.learning.e_step import (
     map_weights,
     masks_from,
 )
-from conceptloom.learning.example import LearningExample, prepare_examples
+from conceptloom.learning.example import LearningExample, prepare_examples, require_inside
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.joint import joint_step
 from conceptloom.learning.m_step import token_step, weight_step
@@ -68,7 +68,7 @@ from conceptloom.learning.progress import (
 from conceptloom.learning.request import LearnRequest
 from conceptloom.learning.samples import draw_images
 from conceptloom.learning.state import LEARNING_STAGES, LearningState
-from conceptloom.learning.weights import trained_weights
+from conceptloom.learning.weights import require_same_kind, trained_weights
 from conceptloom.masks import MaskUpdate, all_keep
 from conceptloom.pictures import square_frame, unframe_mask
 from conceptloom.runs import RunLock, provenance
@@ -122,7 +122,7 @@ def run(
             require_same_run(found.checkpoint, description)
         material = prepare_material(request, backbone)
         # Before any weight moves, and before the starting set's are applied: these are the base model's own.
-        words = [concept.initializer for concept in request.concepts]
+        words = request.class_words
         images = yield from own_images(backbone, image_counts(words, config), config)
         others = [image for image in images if image.prompt in drift_prompts(words)]
         prior = tuple(image for image in images if image.prompt in class_prompts(words))
@@ -135,7 +135,13 @@ def run(
                 config, material, state, prior, tuple(owners), folder / CHECKPOINTS, description
             )
             if found.checkpoint is None or not has_begun:
-                state.loss_on_others = prior_loss(backbone, others) if others else None
+                if weights is not None and request.left_alone:
+                    tokens = " ".join(concept.placeholder_token for concept in request.left_alone)
+                    learner.notices.append(
+                        f"the weights move under {tokens} too, so they will be drawn a little differently: set train to"
+                        " tokens in a --config file to leave them as they are"
+                    )
+                state.loss_on_others = learner.loss_on(others)
             else:
                 try:
                     state.restore(found.checkpoint)
@@ -170,10 +176,11 @@ def run(
                 yield Noticed(*learner.position(), text=text)
             drift: dict[str, Any] = {}
             before = state.loss_on_others
-            if before is not None:
+            after = None if before is None else learner.loss_on(others)
+            if before is not None and after is not None:
                 nouns = tuple(dict.fromkeys(example.prompt for example in others))
-                drift = {"prompts": list(nouns), "before": before, "after": prior_loss(backbone, others)}
-                yield DriftMeasured(*learner.position(), prompts=nouns, before=before, after=drift["after"])
+                drift = {"prompts": list(nouns), "before": before, "after": after}
+                yield DriftMeasured(*learner.position(), prompts=nouns, before=before, after=after)
             yield Finished(*learner.position(), concept_set=_concept_set(request, backbone, state, drift))
 
 
@@ -285,6 +292,19 @@ class _Learner:
         self.state.is_thrifty = True
         self.material = replace(self.material, is_thrifty=True)
         self.material.backbone.recompute_activations(True)
+
+    def loss_on(self, images: Sequence[PriorExample]) -> float | None:
+        """Eq. 1 on images of other nouns; None where there is none, or it is not finite."""
+        if not images:
+            return None
+        backbone = self.material.backbone
+        slowly = partial(prior_loss, backbone, images, at_once=1)
+        loss = (
+            slowly()
+            if self.state.is_thrifty
+            else with_less_memory(partial(prior_loss, backbone, images), slowly)
+        )
+        return loss if math.isfinite(loss) else None
 
     def position(self) -> tuple[Stage, int, int]:
         """The stage in which the last step was done, its steps done, and its steps."""
@@ -406,6 +426,11 @@ class _Learner:
                 continue
             else:
                 mean = self._within_memory(partial(self._fresh_maps, picture, step, draws))
+            if not np.isfinite(mean.maps).all():
+                self.notices.append(
+                    f"attention to '{example.name}' is not finite at EM step {step + 1}: its masks stay, going on"
+                )
+                continue
             mean = replace(mean, affinity=state.affinities.get(picture))
             updates[picture] = masks_from(example, mean, config, state.masks[picture]), mean
         return updates
@@ -487,6 +512,24 @@ def require_resumable(folder: Path, found: Found, *, resume: bool) -> None:
         )
 
 
+def require_learnable(request: LearnRequest, backbone: Backbone) -> None:
+    """Refuse what `run` would refuse before its first step, without encoding a picture.
+
+    Raises:
+        ConfigError, PictureError, PromptError: with what is wrong and how to mend it.
+    """
+    config, start = request.config, request.start
+    require_same_kind(config, None if start is None else start.weights)
+    require_inside(request, backbone.size)
+    map_layers(backbone.cross_attention_layers, config.layers)
+    starting_rows(backbone, request.concepts, config, start)
+    prompts = [request.full_prompt(entry) for entry in request.pictures]
+    if config.preview_every and config.validation_prompt is not None:
+        prompts.append(config.validation_prompt)
+    for prompt in prompts:
+        tokenize(backbone, prompt, request.placeholders)
+
+
 def prepare_material(request: LearnRequest, backbone: Backbone) -> Material:
     """Examples and prompts; every prompt in use is tokenised now, so that a lost placeholder stops the run at once."""
     layers = backbone.cross_attention_layers
@@ -529,7 +572,7 @@ def _average(
     weights = map_weights(batch.timesteps, material.backbone, config)
     arrays = maps.cpu().numpy()
     for b, draw in enumerate(draws):
-        if weights[b] == 0:
+        if weights[b] == 0 or not np.isfinite(arrays[b]).all():
             continue
         averages.add(draw, arrays[b, : len(draw.concepts)], float(weights[b]), config.running_average_decay)
 

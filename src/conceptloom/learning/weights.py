@@ -157,6 +157,22 @@ class DenseWeights:
         restore_weights(self._backbone, self._base)
 
 
+def require_same_kind(config: LearnConfig, start: WeightsDelta | None) -> None:
+    """Raise `ConfigError` where a set's weights are of another kind or rank than those that `config` trains."""
+    if start is None or not config.trains_weights:
+        return
+    if (start.kind == "lora") != (config.train == "lora"):
+        raise ConfigError(
+            f"configuration key 'train': the set to learn further from keeps its weights as '{start.kind}',"
+            f" not '{config.train}': set train to '{start.kind}', or to 'tokens' to leave the weights alone"
+        )
+    if config.train == "lora" and start.rank != config.lora_rank:
+        raise ConfigError(
+            f"configuration key 'lora_rank': the set to learn further from has rank {start.rank},"
+            f" not {config.lora_rank}"
+        )
+
+
 @contextmanager
 def trained_weights(
     backbone: Backbone, config: LearnConfig, start: WeightsDelta | None
@@ -169,18 +185,9 @@ def trained_weights(
         with applied_weights(backbone, start):
             yield None
         return
-    if start is not None and (start.kind == "lora") != (config.train == "lora"):
-        raise ConfigError(
-            f"configuration key 'train': the set to learn further from keeps its weights as '{start.kind}',"
-            f" not '{config.train}': set train to '{start.kind}', or to 'tokens' to leave the weights alone"
-        )
+    require_same_kind(config, start)
     weights: LoraWeights | DenseWeights
     if config.train == "lora":
-        if start is not None and start.rank != config.lora_rank:
-            raise ConfigError(
-                f"configuration key 'lora_rank': the set to learn further from has rank {start.rank},"
-                f" not {config.lora_rank}"
-            )
         weights = LoraWeights(backbone, config.lora_rank, config.seed, start)
     else:
         weights = DenseWeights(backbone, "kv" if config.train == "kv" else "full", start)

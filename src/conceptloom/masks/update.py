@@ -88,16 +88,22 @@ def update_masks(
     if held is not None:
         rescued = rescued & ~held.settled
     masks[rescued] = False
-    for k in [*np.flatnonzero(rescued & ~behind).tolist(), *np.flatnonzero(rescued & behind).tolist()]:
-        rivals = masks if behind[k] else masks[~behind]
-        taken = np.logical_or.reduce(rivals, axis=0) if rules.joint else np.zeros_like(masks[k])
-        masks[k] = _stand_in(k, evidence, unrefined, previous, held, taken)
-        probabilities[k] = masks[k]
+
+    def replace_refused(refused: BoolArray, rivals: BoolArray) -> None:
+        for k in np.flatnonzero(refused).tolist():
+            others = np.logical_or.reduce(masks[rivals], axis=0) if rules.joint else np.zeros_like(masks[k])
+            masks[k] = _stand_in(k, evidence, unrefined, previous, held, others)
+            probabilities[k] = masks[k]
+
     subjects = rescued & ~behind
+    replace_refused(subjects, ~behind)
     if behind.any() and subjects.any():  # a background is what no other concept has, stand-ins included
         known = np.zeros_like(masks[behind]) if held is None else held.is_it[behind]
         masks[behind] &= known | ~masks[subjects].any(axis=0)
         probabilities[behind] *= masks[behind]
+        lost = behind & ~masks.any(axis=(1, 2))
+        rescued = rescued | (lost if held is None else lost & ~held.settled)
+    replace_refused(rescued & behind, np.ones_like(behind))
     return MaskUpdate(masks, probabilities, rescued, overlap)
 
 

@@ -5,7 +5,14 @@ Arrays everywhere: pixels uint8 (H, W, 3) in sRGB, masks bool (H, W). Nothing he
 
 from conceptloom.pictures.framing import square_frame, square_frame_mask, unframe_mask
 from conceptloom.pictures.hints import Hint, box_hint, combined, load_strokes
-from conceptloom.pictures.picture import Picture, load_break_a_scene, load_mask, load_mask_hint, load_picture
+from conceptloom.pictures.picture import (
+    Picture,
+    load_break_a_scene,
+    load_mask,
+    load_mask_hint,
+    load_picture,
+    require_picture_name,
+)
 from conceptloom.pictures.sheets import contact_sheet, overlay
 from conceptloom.pictures.writing import write_png, write_webp
 
@@ -21,6 +28,7 @@ __all__ = [
     "load_picture",
     "load_strokes",
     "overlay",
+    "require_picture_name",
     "square_frame",
     "square_frame_mask",
     "unframe_mask",

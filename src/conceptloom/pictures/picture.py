@@ -133,14 +133,16 @@ def load_break_a_scene(folder: str | Path, concept_names: Sequence[str]) -> Pict
     return Picture(_name(folder.absolute()), folder / "img.jpg", decoded.pixels, masks, notes=decoded.notes)
 
 
-def _name(path: Path) -> str:
-    """The stem, which becomes a folder's name in a concept set and a key on the command line."""
-    name = unicodedata.normalize("NFC", path.stem)
+def require_picture_name(name: str, told: str) -> None:
+    """Raise `PictureError`, naming `told`, where `name` can be no folder in a concept set or no key of a command."""
     usual = name.isprintable() and not set(name) & set(':=/\\"*?<>|') and name.strip(" .") == name
     if not usual or not 1 <= len(name.encode()) <= MAX_NAME_BYTES or is_device_name(name):
-        raise PictureError(
-            f"{str(path)!r} cannot name a picture: rename it with letters, digits, '-' and '_'"
-        )
+        raise PictureError(f"{told!r} cannot name a picture: rename it with letters, digits, '-' and '_'")
+
+
+def _name(path: Path) -> str:
+    name = unicodedata.normalize("NFC", path.stem)
+    require_picture_name(name, str(path))
     return name
 
 

@@ -415,6 +415,16 @@ def test_with_one_crf_what_stands_in_takes_nothing_from_other_subjects() -> None
     np.testing.assert_array_equal(update.masks.sum(axis=0), 1)
 
 
+def test_a_background_that_a_stand_in_would_leave_nothing_of_is_rescued_too() -> None:
+    maps = np.zeros((3, HEIGHT, WIDTH), dtype=np.float32)
+    maps[0, :, :20], maps[1, :, 5:10], maps[2] = 1.0, 0.8, 0.5
+    previous = np.concatenate([_columns(0, 10), _columns(15, WIDTH), _columns(10, 15)])
+    update = update_masks(maps, _plain_crf(), REST, previous, True, backgrounds=[2])
+    assert update.rescued.tolist() == [False, True, True]
+    assert update.masks[2].mean() == pytest.approx(0.05, abs=0.01)
+    np.testing.assert_array_equal(update.probabilities[2], update.masks[2])
+
+
 def test_of_a_picture_that_others_have_whole_a_stand_in_gets_its_most_evident_pixels() -> None:
     maps = np.stack([np.ones((HEIGHT, WIDTH)), np.zeros((HEIGHT, WIDTH))]).astype(np.float32)
     maps[1, 3, 4] = 0.2
