@@ -69,6 +69,17 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder for a leading ``~``, which shells leave in ``--out=~/set``; else as it is.
+
+    Raises ``RunError`` where the ``~`` names nobody's home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RunError(f"'{path}' begins with no home folder ({error}): choose another one") from error
+
+
 def require_place(folder: Path) -> None:
     """Raise ``RunError`` when ``folder`` could not be made: below a file, or where nothing may be written."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())

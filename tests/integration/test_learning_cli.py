@@ -37,6 +37,7 @@ from conceptloom.learning import (
 )
 from conceptloom.pictures import load_picture, write_png
 from conceptloom.runs import RunLock
+from tiny_sets import tiny_set
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -526,6 +527,18 @@ def test_a_set_does_not_replace_the_folder_one_is_in(
     result = invoke("../../yard.png", "--concept", "cat", "--out", out, config="../../short.json")
     assert isinstance(result.exception, RunError)
     assert "the folder you are in" in str(result.exception)
+
+
+def test_a_set_in_the_home_folder_is_learned_further(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_set(tiny_backbone).save(tmp_path / "set")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    job = prepare_job(["../yard.png"], {"cat": "cat"}, "~/set", base_model=tiny_backbone, overrides=SHORT)
+    assert job.request.start is not None
+    assert job.out == tmp_path / "set"
 
 
 def test_the_python_call_returns_the_written_set_and_reports_progress(tiny_backbone: Backbone) -> None:

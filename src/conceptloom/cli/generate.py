@@ -9,6 +9,7 @@ import typer
 
 from conceptloom.cli.notes import tell_unknown_words
 from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
+from conceptloom.runs import expanded
 
 if TYPE_CHECKING:
     from conceptloom.generation import GenerateJob
@@ -69,7 +70,7 @@ def generate(
     """
     from conceptloom.generation import free_folder, prepare_job
 
-    folder = free_folder(DEFAULT_OUT) if out is None else out
+    folder = free_folder(DEFAULT_OUT) if out is None else expanded(out)
     job = prepare_job(
         concept_set,
         prompts,

@@ -13,6 +13,7 @@ from conceptloom.errors import ConceptSetError
 from conceptloom.generation.files import image_names, require_free, save_images
 from conceptloom.generation.images import GeneratedImage, OnStep, check_request, generate_images
 from conceptloom.generation.settings import SampleSettings, resolve_settings
+from conceptloom.runs import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,7 @@ def generate(
     Raises:
         ConceptloomError: something given can't be used; the message says what, and what to do.
     """
+    out = None if out is None else expanded(out)
     job = prepare_job(
         concept_set,
         prompts,
@@ -106,7 +108,7 @@ def generate(
     )
     if out is None:
         return list(job.images(on_step))
-    return [image for _, image in save_images(job.images(on_step), Path(out), job.names())]
+    return [image for _, image in save_images(job.images(on_step), out, job.names())]
 
 
 def prepare_job(
@@ -140,7 +142,7 @@ def prepare_job(
         negative_prompt=negative_prompt,
     )
     if out is not None:
-        require_free(Path(out), image_names(prompts, seed, num))
+        require_free(expanded(out), image_names(prompts, seed, num))
     if base_model == BUILTIN and concept_set.base.version is None and concept_set.base.name != BUILTIN:
         raise ConceptSetError(
             f"the set was learned on '{concept_set.base.name}', not on the built-in model:"

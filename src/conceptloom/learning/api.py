@@ -32,7 +32,7 @@ from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture
-from conceptloom.runs import RunLock, require_place
+from conceptloom.runs import RunLock, expanded, require_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def learn(
     job = prepare_job(
         pictures,
         concepts,
-        Path(out),
+        out,
         contains=contains,
         prompts=prompts,
         masks=masks,
@@ -136,7 +136,7 @@ def learn(
 def prepare_job(
     pictures: Sequence[str | Path | Picture],
     concepts: Mapping[str, str | None],
-    out: Path,
+    out: str | Path,
     *,
     contains: Mapping[str, Sequence[str]] | None = None,
     prompts: Mapping[str, str] | None = None,
@@ -154,7 +154,7 @@ def prepare_job(
 
     What can be refused without the base model is refused before it is loaded.
     """
-    overrides = overrides or {}
+    out, overrides = expanded(out), overrides or {}
     by_hand = overrides.get("method") == "gt"
     if by_hand and (boxes or strokes):
         raise ConfigError("boxes and strokes are hints for methods that find masks: leave method gt out")

@@ -16,7 +16,7 @@ from conceptloom.errors import RunError
 from conceptloom.learning.page import concept_colours
 from conceptloom.learning.segment import Segment
 from conceptloom.pictures import Picture, contact_sheet, overlay, write_png
-from conceptloom.runs import require_place
+from conceptloom.runs import expanded, require_place
 
 COCO, MASKS, OVERLAYS = "masks.json", "masks", "overlays"
 SHOWN_PX = 256
@@ -37,6 +37,7 @@ def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], 
     Raises:
         RunError: something is there already.
     """
+    out = expanded(out)
     require_new(out)
 
     def write(folder: Path) -> None:
@@ -52,6 +53,7 @@ def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], 
 
 def require_new(out: Path) -> None:
     """Raise `RunError` where `out` holds something already, or can't be made."""
+    out = expanded(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already and is not replaced: choose another folder, or delete it")
     require_place(out)

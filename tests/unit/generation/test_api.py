@@ -68,6 +68,14 @@ def test_out_receives_what_is_returned_and_a_sheet(
         assert np.array_equal(np.asarray(last), images[3].pixels)
 
 
+def test_images_go_to_the_home_folder(
+    tiny_backbone: Backbone, set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    generate(set_folder, "<car>", base_model=tiny_backbone, num_inference_steps=2, out="~/out")
+    assert (tmp_path / "out" / SHEET).is_file()
+
+
 def test_nothing_is_written_unless_asked(
     tiny_backbone: Backbone, set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,12 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_masks_go_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, Path("~/out"))
+    assert (tmp_path / "out" / "masks.json").is_file()
+
+
 def test_nothing_stays_behind_when_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
