@@ -89,6 +89,14 @@ def require_place(folder: Path) -> None:
         raise RunError(f"{parent} can't be written to: choose another folder than {folder}")
 
 
+def require_elsewhere(folder: Path) -> None:
+    """Raise ``RunError`` when ``folder``, which is to be replaced as a whole, holds the folder one is in."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise RunError(
+            f"{folder} holds the folder you are in, but is replaced as a whole: choose another one"
+        )
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """``write_bytes_atomic`` for text, as UTF-8 with the line ends it has."""
     write_bytes_atomic(path, text.encode("utf-8"))

@@ -32,7 +32,7 @@ from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture
-from conceptloom.runs import RunLock, expanded, require_place
+from conceptloom.runs import RunLock, expanded, require_elsewhere, require_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,8 +200,7 @@ def prepare_job(
 
 def _start_from(out: Path) -> ConceptSet | None:
     """The set in `out` to learn further from, None when there is none; refuses a folder that can't become a set."""
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise RunError(f"{out} holds the folder you are in, but is replaced as a whole: choose another one")
+    require_elsewhere(out)
     was_cut_short = not out.exists() and previous_of(out.resolve()).is_dir()  # see `replace_folder`
     if was_cut_short or (out.is_dir() and any(out.iterdir())):
         return ConceptSet.load(out)
