@@ -427,6 +427,12 @@ def test_a_concept_never_leaves_its_box(invoke: Callable[..., Result]) -> None:
     assert not outside.any()
 
 
+def test_words_of_a_pictures_prompt_that_do_not_fit_are_reported(invoke: Callable[..., Result]) -> None:
+    long = "a <cat>" + " a" * 40
+    result = invoke("yard.png", "--concept", "cat=cat", "--prompt", f"yard={long}", "--out", "set")
+    assert f"the last 12 tokens do not fit and are not read: {long}" in result.output.splitlines()
+
+
 def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) -> None:
     assert invoke("yard.png", "--concept", "cat=cat", "--out", "set").exit_code == 0
     before = ConceptSet.load("set")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptloom.cli.notes import tell_unknown_words
+from conceptloom.cli.notes import tell_dropped_tokens, tell_unknown_words
 from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.runs import expanded
 
@@ -86,8 +86,7 @@ def generate(
         out=folder,
     )
     tell_unknown_words(job.backbone, (*job.prompts, negative_prompt), err=True)
-    for prompt, count in job.dropped_tokens().items():
-        typer.echo(f"the last {count} tokens do not fit and are not read: {prompt}", err=True)
+    tell_dropped_tokens(job.dropped_tokens(), err=True)
     for path in _follow(job, folder, with_provenance=not no_provenance):
         typer.echo(path)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conceptloom.backbone import Backbone, load_backbone, tokenize
+from conceptloom.backbone import Backbone, dropped_tokens, load_backbone
 from conceptloom.backbone.loading import BUILTIN
 from conceptloom.concepts import ConceptSet
 from conceptloom.errors import ConceptSetError
@@ -44,10 +44,9 @@ class GenerateJob:
         return image_names(self.prompts, self.seed, self.num)
 
     def dropped_tokens(self) -> dict[str, int]:
-        """By prompt, how many tokens at its end the base model cannot read; prompts that fit are left out."""
-        placeholders = self.concept_set.placeholders
-        dropped = {prompt: tokenize(self.backbone, prompt, placeholders).dropped for prompt in self.prompts}
-        return {prompt: count for prompt, count in dropped.items() if count}
+        """By prompt, the negative one too, how many tokens at its end are not read; see `dropped_tokens`."""
+        texts = (*self.prompts, self.settings.negative_prompt)
+        return dropped_tokens(self.backbone, texts, self.concept_set.placeholders)
 
 
 def generate(
@@ -72,7 +71,9 @@ def generate(
 
     Args:
         concept_set: a set or its folder.
-        prompts: one or several; each names at least one concept as ``<name>``.
+        prompts: one or several; each names at least one concept as ``<name>``. Words at the end that the base model
+            has no room for (75 tokens for most) are not read, here as in `negative_prompt`; nothing tells of them but
+            `GenerateJob.dropped_tokens`.
         num: images per prompt.
         seed: image i of a seed is the same whatever `num` and `batch_size` are.
         base_model: "builtin", a diffusers folder, or a loaded model; the one the set was learned on.

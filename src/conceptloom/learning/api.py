@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conceptloom.backbone import Backbone, family_of, load_backbone
+from conceptloom.backbone import Backbone, dropped_tokens, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.concepts.storage import previous_of, remove_strays
 from conceptloom.errors import ConceptloomError, ConfigError, RunError
@@ -51,6 +51,11 @@ class LearnJob:
         recorder = Recorder(self.request, self.out, resume=self.resume)
         return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=self.resume))
 
+    def dropped_tokens(self) -> dict[str, int]:
+        """By prompt that the user gave, how many tokens at its end are not read; see `dropped_tokens`."""
+        texts = [entry.prompt for entry in self.request.pictures if entry.prompt is not None]
+        return dropped_tokens(self.backbone, texts, self.request.placeholders)
+
 
 def learn(
     pictures: Sequence[str | Path | Picture],
@@ -83,7 +88,8 @@ def learn(
             go on from their rows or are added, all others stay bit for bit.
         method: "gt" (your masks), "fixed", "paper", "literal" or "refined" (the default).
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
-        prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
+        prompts: your own prompt of a picture, as "<cat> asleep near <dog>"; words at its end that the base model has no
+            room for are not read.
         masks: mask file by (picture name, concept name), white = concept. Method "gt" needs one of every concept; other
             methods hold those given while they find the rest.
         boxes: (left, top, right, bottom) in the picture's pixels, which the concept does not leave, likewise.

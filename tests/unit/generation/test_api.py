@@ -113,6 +113,14 @@ def test_tokens_that_do_not_fit_are_counted(tiny_backbone: Backbone, set_folder:
     assert job.dropped_tokens() == {long: 42 - (tiny_backbone.max_tokens - 2)}
 
 
+def test_tokens_of_the_negative_prompt_that_do_not_fit_are_counted(
+    tiny_backbone: Backbone, set_folder: Path
+) -> None:
+    long = "a" + " a" * 40
+    job = prepare_job(set_folder, "a <cat>", base_model=tiny_backbone, negative_prompt=long)
+    assert job.dropped_tokens() == {long: 41 - (tiny_backbone.max_tokens - 2)}
+
+
 def test_a_request_that_is_refused_leaves_no_folder(set_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseModelError):
         prepare_job(set_folder, PROMPT, base_model="./no-such-model", out=tmp_path / "new" / "out")
