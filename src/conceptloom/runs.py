@@ -69,6 +69,17 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder for a leading ``~``, which shells leave in ``--out=~/set``; else as it is.
+
+    Raises ``RunError`` where the ``~`` names nobody's home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RunError(f"'{path}' begins with no home folder ({error}): choose another one") from error
+
+
 def require_place(folder: Path) -> None:
     """Raise ``RunError`` when ``folder`` could not be made: below a file, or where nothing may be written."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
@@ -76,6 +87,14 @@ def require_place(folder: Path) -> None:
         raise RunError(f"{parent} is a file, not a folder: choose another folder than {folder}")
     if not os.access(parent, os.W_OK):
         raise RunError(f"{parent} can't be written to: choose another folder than {folder}")
+
+
+def require_elsewhere(folder: Path) -> None:
+    """Raise ``RunError`` when ``folder``, which is to be replaced as a whole, holds the folder one is in."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise RunError(
+            f"{folder} holds the folder you are in, but is replaced as a whole: choose another one"
+        )
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

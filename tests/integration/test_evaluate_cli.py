@@ -135,6 +135,18 @@ def test_figures_and_page_are_redrawn_from_the_report_alone(
     ]
 
 
+def test_a_report_in_the_home_folder_is_redrawn_there(
+    job: Callable[..., EvaluationJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    some = job()
+    finish(some)
+    save_report(some.report({}), tmp_path / "alone" / "report.json")
+    result = run("--redraw", "--out=~/alone")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "alone" / "report.html").is_file()
+
+
 def test_the_hours_are_told_before_anything_runs(
     job: Callable[..., EvaluationJob],
     invoke: Callable[..., Result],

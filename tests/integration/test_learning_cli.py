@@ -38,6 +38,7 @@ from conceptloom.learning import (
 )
 from conceptloom.pictures import Picture, load_picture, write_png
 from conceptloom.runs import RunLock
+from tiny_sets import tiny_set
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -427,6 +428,12 @@ def test_a_concept_never_leaves_its_box(invoke: Callable[..., Result]) -> None:
     assert not outside.any()
 
 
+def test_words_of_a_pictures_prompt_that_do_not_fit_are_reported(invoke: Callable[..., Result]) -> None:
+    long = "a <cat>" + " a" * 40
+    result = invoke("yard.png", "--concept", "cat=cat", "--prompt", f"yard={long}", "--out", "set")
+    assert f"the last 12 tokens do not fit and are not read: {long}" in result.output.splitlines()
+
+
 def test_an_existing_set_is_extended_and_says_so(invoke: Callable[..., Result]) -> None:
     assert invoke("yard.png", "--concept", "cat=cat", "--out", "set").exit_code == 0
     before = ConceptSet.load("set")
@@ -575,6 +582,18 @@ def test_a_set_does_not_replace_the_folder_one_is_in(
     result = invoke("../../yard.png", "--concept", "cat", "--out", out, config="../../short.json")
     assert isinstance(result.exception, RunError)
     assert "the folder you are in" in str(result.exception)
+
+
+def test_a_set_in_the_home_folder_is_learned_further(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_set(tiny_backbone).save(tmp_path / "set")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    job = prepare_job(["../yard.png"], {"cat": "cat"}, "~/set", base_model=tiny_backbone, overrides=SHORT)
+    assert job.request.start is not None
+    assert job.out == tmp_path / "set"
 
 
 def test_the_python_call_returns_the_written_set_and_reports_progress(tiny_backbone: Backbone) -> None:

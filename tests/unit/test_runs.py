@@ -17,6 +17,7 @@ from conceptloom.errors import RunError
 from conceptloom.runs import (
     RunLock,
     append_jsonl,
+    expanded,
     provenance,
     read_jsonl,
     user_cache_dir,
@@ -280,6 +281,16 @@ def test_the_cache_folder_follows_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert user_cache_dir() == Path(expected)
+
+
+def test_a_tilde_that_a_shell_left_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/u")
+    assert [expanded(path) for path in ("~/set", "a/~/set")] == [Path("/home/u/set"), Path("a/~/set")]
+
+
+def test_a_home_folder_of_nobody_is_refused() -> None:
+    with pytest.raises(RunError, match="'~no-such-user/set' begins with no home folder"):
+        expanded("~no-such-user/set")
 
 
 def test_a_lock_that_the_disk_refuses_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

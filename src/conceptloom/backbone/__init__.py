@@ -40,6 +40,7 @@ from conceptloom.backbone.model import (
 from conceptloom.backbone.prompts import (
     PLACEHOLDER,
     TokenizedPrompt,
+    dropped_tokens,
     encode_prompts,
     initial_rows,
     random_rows,
@@ -69,6 +70,7 @@ __all__ = [
     "applied_weights",
     "apply_difference",
     "builtin_words",
+    "dropped_tokens",
     "encode_prompts",
     "family_of",
     "initial_rows",

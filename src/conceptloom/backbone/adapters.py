@@ -152,12 +152,12 @@ def weights_state(backbone: Backbone, names: Iterable[str]) -> dict[str, Tensor]
 
 
 def restore_weights(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Put copied weights back, bit for bit and in their dtype, and freeze them."""
-    for name, tensor in state.items():
-        parameter = _parameter(backbone, name)
-        parameter.requires_grad_(False)
-        parameter.grad = None
-        parameter.data = tensor.to(parameter.device, copy=True)
+    """Put copied weights back, bit for bit and in their dtype, and freeze them; all of them when interrupted too."""
+    try:
+        _put_back(backbone, state)
+    except BaseException:
+        _put_back(backbone, state)
+        raise
 
 
 def weight_difference(
@@ -177,15 +177,21 @@ def weight_difference(
 def apply_difference(backbone: Backbone, difference: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add a difference to the base weights in float32; returns the base weights, for `restore_weights`.
 
+    Where it fails or is interrupted, no weight has changed.
+
     Raises:
         ConceptSetError: a name or shape the base model does not have.
     """
     known = {name: _parameter(backbone, name) for name in weight_names(backbone, "full")}
     _require_same_tensors(difference, {name: known[name] for name in difference if name in known})
     base = weights_state(backbone, difference)
-    for name, tensor in difference.items():
-        parameter = known[name]
-        parameter.data = parameter.data.float() + tensor.to(parameter.device, torch.float32)
+    try:
+        for name, tensor in difference.items():
+            parameter = known[name]
+            parameter.data = parameter.data.float() + tensor.to(parameter.device, torch.float32)
+    except BaseException:
+        restore_weights(backbone, base)
+        raise
     return base
 
 
@@ -225,6 +231,14 @@ def _parameter(backbone: Backbone, name: str) -> Parameter:
     part, _, path = name.partition(".")
     model: nn.Module = _parts(backbone)[part]
     return model.get_parameter(path)
+
+
+def _put_back(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        parameter = _parameter(backbone, name)
+        parameter.requires_grad_(False)
+        parameter.grad = None
+        parameter.data = tensor.to(parameter.device, copy=True)
 
 
 def _lora_factors(backbone: Backbone) -> dict[str, Parameter]:

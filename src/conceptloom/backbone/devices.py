@@ -45,7 +45,10 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         DeviceError: unknown name, or a precision the device is not used in here.
     """
     if dtype == "auto":
-        fits = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):  # the current device is the one that is asked
+            fits = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fits else torch.float32
     if dtype not in DTYPES:
         raise DeviceError(f"unknown dtype '{dtype}': choose auto, {', '.join(DTYPES)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -86,6 +86,17 @@ def tokenize(backbone: Backbone, prompt: str, placeholders: Mapping[str, int]) -
         end=end,
         dropped=max(0, 1 + len(content) - end),
     )
+
+
+def dropped_tokens(
+    backbone: Backbone, prompts: Iterable[str], placeholders: Mapping[str, int]
+) -> dict[str, int]:
+    """By prompt, how many tokens at its end the base model cannot read; prompts that fit are left out.
+
+    Raises `PromptError` as `tokenize` does.
+    """
+    dropped = {prompt: tokenize(backbone, prompt, placeholders).dropped for prompt in prompts}
+    return {prompt: count for prompt, count in dropped.items() if count}
 
 
 def refuse_stray_brackets(prompt: str, expected: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conceptloom.errors import RunError
+from conceptloom.runs import expanded
 
 if TYPE_CHECKING:
     from conceptloom.scenes.composer import Scene
@@ -58,7 +59,7 @@ def demo(
     from conceptloom.pictures import write_png
 
     begun = time.monotonic()
-    folder = free_folder(DEFAULT_OUT) if out is None else out
+    folder = free_folder(DEFAULT_OUT) if out is None else expanded(out)
     pictures = {name: folder / f"{name}.png" for name in CONTAINS}
     run = run_folder(folder / "set")
     require_free(folder, ())

@@ -17,7 +17,7 @@ from conceptloom.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from conceptloom.learning import Proposal
 
@@ -56,6 +56,8 @@ def discover(
     Look at FOLDER/overlays first: masks are right more often than words. The
     last line is the command that learns what was found; mend its words.
     """
+    from conceptloom.backbone import load_backbone
+    from conceptloom.generation import free_folder
     from conceptloom.learning import discover as find
     from conceptloom.learning.reading import load_pictures
     from conceptloom.learning.segment_files import require_new, save_segments
@@ -63,30 +65,38 @@ def discover(
     require_new(out)
     (loaded,) = load_pictures([picture])
     tell_notes([loaded])
-    proposals = find(
-        loaded,
-        words=word,
-        places=place,
-        most=most,
-        base_model=base_model,
-        seed=seed,
-        device=device,
-        dtype=dtype.value,
-    )
+    backbone = load_backbone(base_model, device, dtype.value)
+    proposals = find(loaded, words=word, places=place, most=most, base_model=backbone, seed=seed)
     save_segments([proposal.segment for proposal in proposals], {loaded.name: loaded}, out)
     for proposal in proposals:
         share, sure = proposal.segment.mask.mean(), proposal.segment.confidence
         typer.echo(f"{proposal.kind:<10}  <{proposal.name}>  {share:.0%} of it, confidence {sure:.2f}")
     typer.echo(f"done: {out}; to learn them, once their words are right:")
-    typer.echo(learn_command(picture, proposals))
+    given = (
+        ("--base-model", base_model, "builtin"),
+        ("--device", device, "auto"),
+        ("--dtype", dtype.value, "auto"),
+    )
+    options = [part for option, value, default in given if value != default for part in (option, value)]
+    options += ["--out", str(free_folder(Path("my-set")))]  # one that is there would be learned further
+    typer.echo(learn_command(picture, proposals, backbone.backgrounds, options))
 
 
-def learn_command(picture: Path, proposals: Sequence[Proposal]) -> str:
-    """The command that learns what was found, for a shell."""
+def learn_command(
+    picture: Path, proposals: Sequence[Proposal], backgrounds: Collection[str], options: Sequence[str]
+) -> str:
+    """The command that learns what was found, for a shell.
+
+    Args:
+        picture: that it was found in.
+        proposals: what was found.
+        backgrounds: words that make a background of a concept unless its kind is told.
+        options: further ones, and what they are given.
+    """
     parts = ["conceptloom", "learn", str(picture)]
     for proposal in proposals:
         parts += ["--concept", f"{proposal.name}={proposal.word}"]
     for proposal in proposals:
-        if proposal.kind == "background":
-            parts += ["--kind", f"{proposal.name}=background"]
-    return shlex.join([*parts, "--out", "my-set"])
+        if proposal.kind == "background" or proposal.word.lower() in backgrounds:
+            parts += ["--kind", f"{proposal.name}={proposal.kind}"]
+    return shlex.join([*parts, *options])

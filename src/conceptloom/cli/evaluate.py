@@ -15,6 +15,7 @@ from conceptloom.cli.learn import duration
 from conceptloom.cli.notes import tell_notes
 from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
 from conceptloom.errors import ConfigError
+from conceptloom.runs import expanded
 
 if TYPE_CHECKING:
     from conceptloom.evaluation.api import EvaluationJob
@@ -149,6 +150,7 @@ def evaluate(
     from conceptloom.evaluation.report import NAME, load_report, save_report
     from conceptloom.evaluation.runner import BaseModel, worker_count
 
+    out = expanded(out)
     require_matplotlib()  # before the hours, not after them
     if redraw:
         for path in draw_report(load_report(out / NAME), out):

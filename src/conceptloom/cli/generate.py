@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conceptloom.cli.notes import tell_unknown_words
+from conceptloom.cli.notes import tell_dropped_tokens, tell_unknown_words
 from conceptloom.cli.options import BaseModelOption, DeviceOption, DtypeChoice, DtypeOption
+from conceptloom.runs import expanded
 
 if TYPE_CHECKING:
     from conceptloom.generation import GenerateJob
@@ -69,7 +70,7 @@ def generate(
     """
     from conceptloom.generation import free_folder, prepare_job
 
-    folder = free_folder(DEFAULT_OUT) if out is None else out
+    folder = free_folder(DEFAULT_OUT) if out is None else expanded(out)
     job = prepare_job(
         concept_set,
         prompts,
@@ -85,8 +86,7 @@ def generate(
         out=folder,
     )
     tell_unknown_words(job.backbone, (*job.prompts, negative_prompt), err=True)
-    for prompt, count in job.dropped_tokens().items():
-        typer.echo(f"the last {count} tokens do not fit and are not read: {prompt}", err=True)
+    tell_dropped_tokens(job.dropped_tokens(), err=True)
     for path in _follow(job, folder, with_provenance=not no_provenance):
         typer.echo(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -31,3 +31,9 @@ def tell_unknown_words(backbone: Backbone, texts: Iterable[str], *, err: bool = 
             " what it knows)",
             err=err,
         )
+
+
+def tell_dropped_tokens(dropped: Mapping[str, int], *, err: bool = False) -> None:
+    """Print a line for each prompt that is too long: how many tokens at its end are not read."""
+    for prompt, count in dropped.items():
+        typer.echo(f"the last {count} tokens do not fit and are not read: {prompt}", err=err)

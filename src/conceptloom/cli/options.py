@@ -54,7 +54,10 @@ PromptOption = Annotated[
 ]
 KindOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=background|pattern", help="A concept that is no subject."),
+    typer.Option(
+        metavar="NAME=subject|background|pattern",
+        help="What a concept is; else a background where the base model knows its word as one, or a subject.",
+    ),
 ]
 BaseModelOption = Annotated[
     str,

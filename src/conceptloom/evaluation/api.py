@@ -59,7 +59,7 @@ from conceptloom.evaluation.study_export import study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
 from conceptloom.evaluation.use_log import log_use, use_log
 from conceptloom.judges.features import load_feature_judge
-from conceptloom.runs import provenance, require_place, write_json_atomic
+from conceptloom.runs import expanded, provenance, require_place, write_json_atomic
 
 BenchmarkName = Literal["builtin", "coco", "folder"]
 BENCHMARKS: tuple[BenchmarkName, ...] = get_args(BenchmarkName)
@@ -331,7 +331,7 @@ def _require_use_for(margins: str | Path | None, benchmark: BenchmarkName, judge
 def _fixed_margin(key: str, benchmark: BenchmarkName, out: Path, margins: str | Path | None) -> Margin | None:
     """The margin that was fixed before: that of the file given, else what `out` holds, else what ships."""
     if margins is not None:
-        return load_margin(key, Path(margins).expanduser())
+        return load_margin(key, expanded(margins))
     own = kept_margin(key, out / MARGINS) if benchmark == BUILTIN else None
     return own or shipped_margin(key)
 
@@ -393,7 +393,7 @@ def prepare_evaluation(
             "masks alone have no images for a judge to look at: leave --judge or --masks-only out"
         )
     size = _size_asked(chosen, quick, study, seeds, masks_only)
-    out = Path(out).expanduser()
+    out = expanded(out)
     require_place(out / DESCRIPTION)
     base = base or BaseModel("builtin")
     backbone = base.load()

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conceptloom.backbone import Backbone, load_backbone, tokenize
+from conceptloom.backbone import Backbone, dropped_tokens, load_backbone
 from conceptloom.backbone.loading import BUILTIN
 from conceptloom.concepts import ConceptSet
 from conceptloom.errors import ConceptSetError
 from conceptloom.generation.files import image_names, require_free, save_images
 from conceptloom.generation.images import GeneratedImage, OnStep, check_request, generate_images
 from conceptloom.generation.settings import SampleSettings, resolve_settings
+from conceptloom.runs import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +44,9 @@ class GenerateJob:
         return image_names(self.prompts, self.seed, self.num)
 
     def dropped_tokens(self) -> dict[str, int]:
-        """By prompt, how many tokens at its end the base model cannot read; prompts that fit are left out."""
-        placeholders = self.concept_set.placeholders
-        dropped = {prompt: tokenize(self.backbone, prompt, placeholders).dropped for prompt in self.prompts}
-        return {prompt: count for prompt, count in dropped.items() if count}
+        """By prompt, the negative one too, how many tokens at its end are not read; see `dropped_tokens`."""
+        texts = (*self.prompts, self.settings.negative_prompt)
+        return dropped_tokens(self.backbone, texts, self.concept_set.placeholders)
 
 
 def generate(
@@ -71,7 +71,9 @@ def generate(
 
     Args:
         concept_set: a set or its folder.
-        prompts: one or several; each names at least one concept as ``<name>``.
+        prompts: one or several; each names at least one concept as ``<name>``. Words at the end that the base model
+            has no room for (75 tokens for most) are not read, here as in `negative_prompt`; nothing tells of them but
+            `GenerateJob.dropped_tokens`.
         num: images per prompt.
         seed: image i of a seed is the same whatever `num` and `batch_size` are.
         base_model: "builtin", a diffusers folder, or a loaded model; the one the set was learned on.
@@ -90,6 +92,7 @@ def generate(
     Raises:
         ConceptloomError: something given can't be used; the message says what, and what to do.
     """
+    out = None if out is None else expanded(out)
     job = prepare_job(
         concept_set,
         prompts,
@@ -106,7 +109,7 @@ def generate(
     )
     if out is None:
         return list(job.images(on_step))
-    return [image for _, image in save_images(job.images(on_step), Path(out), job.names())]
+    return [image for _, image in save_images(job.images(on_step), out, job.names())]
 
 
 def prepare_job(
@@ -140,7 +143,7 @@ def prepare_job(
         negative_prompt=negative_prompt,
     )
     if out is not None:
-        require_free(Path(out), image_names(prompts, seed, num))
+        require_free(expanded(out), image_names(prompts, seed, num))
     if base_model == BUILTIN and concept_set.base.version is None and concept_set.base.name != BUILTIN:
         raise ConceptSetError(
             f"the set was learned on '{concept_set.base.name}', not on the built-in model:"

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conceptloom.backbone import Backbone, family_of, load_backbone
+from conceptloom.backbone import Backbone, dropped_tokens, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.concepts.storage import previous_of, remove_strays
 from conceptloom.errors import ConceptloomError, ConfigError, RunError
@@ -32,7 +32,7 @@ from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import CHECKPOINTS, require_learnable, require_resumable, run
 from conceptloom.learning.weights import disk_bytes
 from conceptloom.pictures import Picture
-from conceptloom.runs import RunLock, require_place
+from conceptloom.runs import RunLock, expanded, require_elsewhere, require_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,11 @@ class LearnJob:
         """Learn, write everything, yield what happens; closing the iterator leaves a checkpoint to resume from."""
         recorder = Recorder(self.request, self.out, resume=self.resume)
         return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=self.resume))
+
+    def dropped_tokens(self) -> dict[str, int]:
+        """By prompt that the user gave, how many tokens at its end are not read; see `dropped_tokens`."""
+        texts = [entry.prompt for entry in self.request.pictures if entry.prompt is not None]
+        return dropped_tokens(self.backbone, texts, self.request.placeholders)
 
 
 def learn(
@@ -84,7 +89,8 @@ def learn(
             trains move under them too.
         method: "gt" (your masks), "fixed", "paper", "literal" or "refined" (the default).
         contains: names of the concepts in a picture, by picture name; left out, all of them, or those of its prompt.
-        prompts: your own prompt of a picture, as "<cat> asleep near <dog>".
+        prompts: your own prompt of a picture, as "<cat> asleep near <dog>"; words at its end that the base model has no
+            room for are not read.
         masks: mask file by (picture name, concept name), white = concept. Method "gt" needs one of every concept; other
             methods hold those given while they find the rest.
         boxes: (left, top, right, bottom) in the picture's pixels, which the concept does not leave, likewise.
@@ -113,7 +119,7 @@ def learn(
     job = prepare_job(
         pictures,
         concepts,
-        Path(out),
+        out,
         contains=contains,
         prompts=prompts,
         masks=masks,
@@ -137,7 +143,7 @@ def learn(
 def prepare_job(
     pictures: Sequence[str | Path | Picture],
     concepts: Mapping[str, str | None],
-    out: Path,
+    out: str | Path,
     *,
     contains: Mapping[str, Sequence[str]] | None = None,
     prompts: Mapping[str, str] | None = None,
@@ -155,7 +161,7 @@ def prepare_job(
 
     What can be refused without the base model is refused before it is loaded.
     """
-    overrides = overrides or {}
+    out, overrides = expanded(out), overrides or {}
     by_hand = overrides.get("method") == "gt"
     if by_hand and (boxes or strokes):
         raise ConfigError("boxes and strokes are hints for methods that find masks: leave method gt out")
@@ -201,8 +207,7 @@ def prepare_job(
 
 def _start_from(out: Path) -> ConceptSet | None:
     """The set in `out` to learn further from, None when there is none; refuses a folder that can't become a set."""
-    if Path.cwd().is_relative_to(out.resolve()):
-        raise RunError(f"{out} holds the folder you are in, but is replaced as a whole: choose another one")
+    require_elsewhere(out)
     was_cut_short = not out.exists() and previous_of(out.resolve()).is_dir()  # see `replace_folder`
     if was_cut_short or (out.is_dir() and any(out.iterdir())):
         return ConceptSet.load(out)

@@ -16,7 +16,7 @@ from conceptloom.errors import RunError
 from conceptloom.learning.page import concept_colours
 from conceptloom.learning.segment import Segment
 from conceptloom.pictures import Picture, contact_sheet, overlay, write_png
-from conceptloom.runs import require_place
+from conceptloom.runs import expanded, require_elsewhere, require_place
 
 COCO, MASKS, OVERLAYS = "masks.json", "masks", "overlays"
 SHOWN_PX = 256
@@ -32,11 +32,12 @@ def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], 
     Args:
         segments: what was found.
         pictures: by the names that the segments give.
-        out: folder to make.
+        out: folder to make, or an empty one; a link to it stays a link.
 
     Raises:
-        RunError: something is there already.
+        RunError: something is there already, or it is the folder one is in.
     """
+    out = expanded(out)
     require_new(out)
 
     def write(folder: Path) -> None:
@@ -47,13 +48,15 @@ def save_segments(segments: Sequence[Segment], pictures: Mapping[str, Picture], 
             write_png(folder / OVERLAYS / f"{name}.png", shown(picture.pixels, own))
         (folder / COCO).write_text(json.dumps(coco(segments, pictures)) + "\n", encoding="utf-8")
 
-    replace_folder(out, write, is_foreign=lambda _: False)
+    replace_folder(out.resolve(), write, is_foreign=lambda _: False)
 
 
 def require_new(out: Path) -> None:
-    """Raise `RunError` where `out` holds something already, or can't be made."""
+    """Raise `RunError` where `out` holds something already or the folder one is in, or can't be made."""
+    out = expanded(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise RunError(f"{out} is there already and is not replaced: choose another folder, or delete it")
+    require_elsewhere(out)
     require_place(out)
 
 

@@ -75,7 +75,11 @@ class LoraWeights:
         self._backbone, self._rank, self._seed, self._start = backbone, rank, seed, start
         self.parameters: list[Parameter] = []
         if start is not None:
-            self._add()
+            try:
+                self._add()
+            except BaseException:
+                self.close()
+                raise
             for factor in self._factors:
                 factor.requires_grad_(False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,37 @@ def test_weights_come_off_after_an_exception(untouched: Backbone) -> None:
     }
     with pytest.raises(KeyError), applied_weights(untouched, WeightsDelta("kv", state)):
         raise KeyError
+
+
+class Interrupting(Tensor):
+    """Ctrl-C comes when it is first copied; afterwards it is a tensor as any other."""
+
+    has_come = False
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.has_come:
+            self.has_come = True
+            raise KeyboardInterrupt
+        return self.as_subclass(Tensor).to(*args, **kwargs)
+
+
+def interrupted_amid(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = list(state)[len(state) // 2]
+    return {**state, name: state[name].as_subclass(Interrupting)}
+
+
+def test_a_difference_that_is_interrupted_while_it_is_applied_changes_nothing(untouched: Backbone) -> None:
+    base = weights_state(untouched, weight_names(untouched, "full"))
+    difference = interrupted_amid({name: torch.ones_like(tensor) for name, tensor in base.items()})
+    with pytest.raises(KeyboardInterrupt):
+        apply_difference(untouched, difference)
+
+
+def test_every_weight_is_put_back_although_that_is_interrupted(untouched: Backbone) -> None:
+    base = weights_state(untouched, weight_names(untouched, "full"))
+    apply_difference(untouched, {name: torch.ones_like(tensor) for name, tensor in base.items()})
+    with pytest.raises(KeyboardInterrupt):
+        restore_weights(untouched, interrupted_amid(base))
 
 
 def test_applying_adds_the_difference_in_float32(untouched: Backbone) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -13,10 +16,19 @@ CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch sees two CUDA devices, which compute in bfloat16."""
+    """PyTorch sees two CUDA devices; the first, which is the current one, computes in bfloat16, the second does not."""
+    current = [torch.device("cuda")]
+
+    @contextmanager
+    def as_current(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "device", as_current)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1].index != 1)
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -44,6 +56,11 @@ def test_a_device_that_is_not_there_is_refused(name: str, told: str) -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_auto_takes_cuda_and_bfloat16_where_they_are_there() -> None:
     assert (resolve_device("auto"), resolve_dtype("auto", CUDA)) == (CUDA, torch.bfloat16)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_auto_takes_float32_on_a_device_that_lacks_bfloat16_beside_one_that_has_it() -> None:
+    assert resolve_dtype("auto", torch.device("cuda:1")) == torch.float32
 
 
 def test_auto_takes_the_cpu_and_float32_else(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,14 @@ def test_a_folder_that_is_not_there_yet_is_made(
     assert sorted(path.name for path in (tmp_path / out).iterdir()) == ["mesa.png", "street.png"]
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    invoke("~/new")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["mesa.png", "street.png"]
+
+
 def test_a_demo_stopped_before_its_first_checkpoint_begins_again(
     invoke: Callable[..., Result], tmp_path: Path
 ) -> None:

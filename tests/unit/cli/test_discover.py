@@ -53,7 +53,8 @@ def test_masks_overlay_and_coco_file_are_written_and_the_command_that_learns_the
         ["background", "<beach>"],
     ]
     assert told.splitlines()[-1] == (
-        "conceptloom learn yard.png --concept cat=cat --concept beach=beach --kind beach=background --out my-set"
+        "conceptloom learn yard.png --concept cat=cat --concept beach=beach --kind beach=background"
+        f" --base-model {tiny_folder} --device cpu --out my-set"
     )
     assert load_picture("found/masks/yard/cat.png").pixels.shape == (40, 60, 3)
     assert load_picture("found/overlays/yard.png").pixels.std() > 0
@@ -71,8 +72,25 @@ def test_a_folder_in_the_way_is_refused_before_a_base_model_is_loaded() -> None:
 def test_the_command_that_learns_survives_a_shell() -> None:
     mask = np.ones((2, 2), dtype=np.bool_)
     wall = Proposal("brick-wall", "brick wall", "background", Segment("my yard", "brick-wall", mask, 0.5))
-    words = shlex.split(verb.learn_command(Path("my yard; rm.png"), [wall]))
+    words = shlex.split(
+        verb.learn_command(Path("my yard; rm.png"), [wall], ["brick wall"], ["--out", "my set"])
+    )
     assert words == [
         *("conceptloom", "learn", "my yard; rm.png", "--concept", "brick-wall=brick wall"),
-        *("--kind", "brick-wall=background", "--out", "my-set"),
+        *("--kind", "brick-wall=background", "--out", "my set"),
     ]
+
+
+def test_a_thing_whose_word_is_a_backgrounds_too_is_learned_as_a_thing() -> None:
+    mask = np.ones((2, 2), dtype=np.bool_)
+    works = Proposal("factory", "Factory", "subject", Segment("yard", "factory", mask, 0.5))
+    command = verb.learn_command(Path("yard.png"), [works], ["factory"], [])
+    assert command == "conceptloom learn yard.png --concept factory=Factory --kind factory=subject"
+
+
+def test_a_set_that_is_there_is_not_what_the_command_learns_further(tiny_folder: Path) -> None:
+    Path("my-set").mkdir()
+    Path("my-set/mine").touch()
+    fixed = ("--base-model", str(tiny_folder), "--device", "cpu", "--most", "1")
+    told = _discover(*fixed, "--word", "cat", "--place", "beach")
+    assert told.splitlines()[-1].endswith(" --out my-set-2")

@@ -76,6 +76,14 @@ def test_without_out_every_run_gets_a_folder_of_its_own(set_folder: Path, tiny_f
     ]
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    set_folder: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    told = generate(set_folder, tiny_folder, "<car>", "--out=~/pictures").stdout.splitlines()
+    assert told == [str(tmp_path / "home" / "pictures" / name) for name in ("car-s0-000.png", SHEET)]
+
+
 def test_a_folder_with_earlier_images_is_refused_and_left_alone(set_folder: Path, tiny_folder: Path) -> None:
     first = generate(set_folder, tiny_folder, "<car>", "--out", "pictures")
     before = {path: path.read_bytes() for path in Path("pictures").iterdir()}

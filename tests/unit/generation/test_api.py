@@ -68,6 +68,14 @@ def test_out_receives_what_is_returned_and_a_sheet(
         assert np.array_equal(np.asarray(last), images[3].pixels)
 
 
+def test_images_go_to_the_home_folder(
+    tiny_backbone: Backbone, set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    generate(set_folder, "<car>", base_model=tiny_backbone, num_inference_steps=2, out="~/out")
+    assert (tmp_path / "out" / SHEET).is_file()
+
+
 def test_nothing_is_written_unless_asked(
     tiny_backbone: Backbone, set_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +111,14 @@ def test_tokens_that_do_not_fit_are_counted(tiny_backbone: Backbone, set_folder:
     fits, long = "a <cat>", "a <car>" + " a" * 40
     job = prepare_job(set_folder, [fits, long], base_model=tiny_backbone)
     assert job.dropped_tokens() == {long: 42 - (tiny_backbone.max_tokens - 2)}
+
+
+def test_tokens_of_the_negative_prompt_that_do_not_fit_are_counted(
+    tiny_backbone: Backbone, set_folder: Path
+) -> None:
+    long = "a" + " a" * 40
+    job = prepare_job(set_folder, "a <cat>", base_model=tiny_backbone, negative_prompt=long)
+    assert job.dropped_tokens() == {long: 41 - (tiny_backbone.max_tokens - 2)}
 
 
 def test_a_request_that_is_refused_leaves_no_folder(set_folder: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from conceptloom.learning.segment import Segment
 from conceptloom.learning.segment_files import (
     SHOWN_AT_MOST_PX,
     bounding_box,
+    require_new,
     run_lengths,
     save_segments,
     shown,
@@ -76,6 +77,27 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None
     with pytest.raises(RunError, match="is there already"):
         save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_masks_do_not_replace_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="the folder you are in"):
+        require_new(Path())
+
+
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(Path("far", "away"))
+    save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, tmp_path / "out")
+    assert (tmp_path / "out").is_symlink()
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["away"]
+    assert (tmp_path / "far" / "away" / "masks.json").is_file()
+
+
+def test_masks_go_to_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_segments(_segments(), {"yard": Picture("yard", None, _pixels())}, Path("~/out"))
+    assert (tmp_path / "out" / "masks.json").is_file()
 
 
 def test_nothing_stays_behind_when_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
