@@ -35,9 +35,8 @@ scale = 1.5
 
 Options of the command line win over the file. An unknown key, or a value out of its range, is refused before anything
 is learned. Defaults depend on the base model's family and on the method where they say so. "None" is `null` in JSON and
-YAML; TOML has no word for it. From Python `segment(..., config={...})` takes what
-concerns first masks; the command has no `--config`. "Eq." are equations of the paper (README); an E-step finds masks, an
-M-step moves the new words.
+YAML; TOML has no word for it. From Python `segment(..., config={...})` takes what concerns first masks; the command
+has no `--config`. "Eq." are equations of the paper (README); an E-step finds masks, an M-step moves the new words.
 """
 
 
