@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import groups_of
+from conceptloom.evaluation.mask_references import ORACLE, TRIVIAL
 from conceptloom.evaluation.mask_scores import (
     ScoredMask,
     final_masks,
@@ -199,10 +200,11 @@ def mask_curves(
         for method in (*methods, *flat):
             masks = [mask for mask in scored if mask.method == method and where(mask)]
             if masks:
-                lines.append(_line(method, masks, last_step if method in flat else None))
+                # Where nothing moves there is one step, and nowhere for a line to go.
+                lines.append(_line(method, masks, last_step if last_step and method in flat else None))
         scenes = len({mask.set for mask in scored if where(mask)})
         drawn.append(Panel(title=f"{title} ({scenes} scenes)", lines=tuple(lines)))
-    seeds = len({mask.seed for mask in scored if mask.method in methods})
+    seeds = len({mask.seed for mask in scored if mask.method not in (ORACLE, TRIVIAL)})
     return Curves(
         key="figure-3",
         title="Fig. 3: mask IoU over training steps",

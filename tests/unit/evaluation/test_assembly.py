@@ -439,6 +439,16 @@ def test_masks_that_are_found_once_are_a_flat_line_and_others_a_curve(bare: Repo
     assert lines["trivial"].is_flat
 
 
+def test_methods_that_find_masks_once_alone_are_reported_too(tiny_backbone: Backbone) -> None:
+    report = build_report(findings(methods=("fixed",), results=units(("fixed",))), tiny_backbone, FACTS)
+    lines = report.curves[0].panels[0].lines
+    assert [(line.label, line.steps) for line in lines] == [
+        ("fixed", (0,)),
+        ("oracle", (0,)),
+        ("trivial", (0,)),
+    ]
+
+
 def test_methods_without_masks_alone_leave_no_table_and_no_curve_of_masks(tiny_backbone: Backbone) -> None:
     words = tuple(
         UnitResult(

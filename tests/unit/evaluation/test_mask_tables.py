@@ -226,3 +226,16 @@ def test_a_flat_line_reaches_the_last_step_at_its_only_value() -> None:
 def test_a_curve_over_one_scene_has_no_band() -> None:
     line = mask_curves([mask("a", CAT, 0.1)], BENCHMARK, ["paper"], []).panels[0].lines[0]
     assert line.low is None
+
+
+def test_where_no_mask_moves_each_method_is_a_single_value() -> None:
+    lines = mask_curves([mask("a", CAT, 0.3, method="fixed")], BENCHMARK, [], ["fixed"]).panels[0].lines
+    assert (lines[0].steps, lines[0].mean) == ((0,), (0.3,))
+
+
+def test_the_seeds_of_flat_lines_count_and_those_of_the_framing_rows_do_not() -> None:
+    scored = [
+        *(mask("a", CAT, 0.3, method="fixed", seed=seed) for seed in (1, 2)),
+        mask("a", CAT, 0.9, method="oracle"),
+    ]
+    assert "over 2 seeds" in mask_curves(scored, BENCHMARK, [], ["fixed", "oracle"]).note
