@@ -98,7 +98,7 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     looker = None
     if drawings:
         looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge(EXAMINER)
-    found = {one.name: references(one, features) for one in benchmark.sets}
+    found = {one.name: references(one, features, greyed=drawings) for one in benchmark.sets}
     known = prototypes(benchmark, found)
     answers = composed(benchmark, CALIBRATION_PROMPTS, REAL_PICTURES) if drawings else own_pictures(benchmark)
     judge = ImageJudge(looker, features, known, 0.0, 1.0)
@@ -198,7 +198,7 @@ def _unknown_rates(folder: Path) -> dict[str, float]:
 
 def _calibrated_on_dev(judge: ImageJudge, side_px: int) -> ImageJudge:
     dev = builtin_benchmark("dev", CALIBRATION_SETS, side_px=side_px)
-    found = {one.name: references(one, judge.features) for one in dev.sets}
+    found = {one.name: references(one, judge.features, greyed=True) for one in dev.sets}
     of_dev = replace(judge, prototypes=prototypes(dev, found))
     calibrated = _calibrated(of_dev, dev, composed(dev, CALIBRATION_PROMPTS, 1), found)
     return replace(calibrated, prototypes=judge.prototypes)
