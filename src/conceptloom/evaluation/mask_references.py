@@ -79,8 +79,6 @@ def _scored(
     truth: BoolArray,
 ) -> list[ScoredMask]:
     return [
-        ScoredMask(
-            one.name, method, "", 0, picture.name, one.concept(name), 0, score_mask(mask, true), False, False
-        )
+        ScoredMask(one.name, method, "", 0, picture.name, one.concept(name), 0, score_mask(mask, true))
         for name, mask, true in zip(names, masks, truth, strict=True)
     ]

@@ -394,6 +394,33 @@ def test_runs_that_diverged_are_counted_where_no_mask_has_a_truth(tiny_backbone:
     assert cell(named(report.tables, "mask-failures"), "gt", "diverged") == 1
 
 
+def test_how_runs_fail_is_told_where_no_mask_has_a_truth(tiny_backbone: Backbone) -> None:
+    sets = tuple(
+        replace(one, pictures=tuple(replace(picture, masks={}) for picture in one.pictures))
+        for one in benchmark().sets
+    )
+    bare = findings(benchmark=Benchmark("folder", "own", sets), results=units(("fixed", "paper")))
+    report = build_report(bare, tiny_backbone, FACTS)
+    assert keys(report.tables) == ["mask-failures", "cost"]
+    assert cell(named(report.tables, "mask-failures"), "paper", "runs") == 3
+
+
+def test_a_mask_without_a_truth_collapses_too(tiny_backbone: Backbone) -> None:
+    one = benchmark().sets[0]
+    name, *others = one.contains[one.pictures[0].name]
+    picture = replace(one.pictures[0], masks={other: one.pictures[0].masks[other] for other in others})
+    records = tuple(replace(record, collapsed=(name,)) for record in unit(one, "paper").masks)
+    report = build_report(
+        findings(
+            benchmark=Benchmark("folder", "own", (replace(one, pictures=(picture,)),)),
+            results=(replace(unit(one, "paper"), masks=records),),
+        ),
+        tiny_backbone,
+        FACTS,
+    )
+    assert cell(named(report.tables, "mask-failures"), "paper", "collapsed") == 1
+
+
 def test_without_a_run_that_every_method_finished_masks_have_no_means(tiny_backbone: Backbone) -> None:
     one, other, _ = benchmark().sets
     report = build_report(findings(results=(unit(one, "fixed"), unit(other, "paper"))), tiny_backbone, FACTS)

@@ -194,8 +194,6 @@ def test_the_worst_masks_come_first() -> None:
             one.subjects[0],
             20,
             MaskScore(iou, iou, False, False, False),
-            False,
-            False,
         )
         for one, iou in zip(benchmark().sets, (0.9, 0.2, 0.5, 0.8, 0.1, 0.7), strict=True)
     ]
