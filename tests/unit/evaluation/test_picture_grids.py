@@ -279,6 +279,22 @@ def test_the_strip_has_attention_threshold_and_crf_for_every_concept() -> None:
     ]
 
 
+@pytest.mark.parametrize("switch", [{"normalise": "spread"}, {"crf_labels": "joint"}])
+def test_the_strip_shows_no_threshold_where_it_is_no_share_of_the_maximum(switch: dict[str, str]) -> None:
+    found = [
+        replace(
+            one,
+            units={"refined": replace(one.units["paper"], config={"tau": 0.5, **switch})},
+            ours="refined",
+        )
+        for one in results(("paper",))
+    ]
+    grid = strip_grid(found, Album())
+    assert grid is not None
+    assert "The threshold is not shown" in grid.note
+    assert {row.label.rpartition(" ")[2] for row in grid.rows} == {"attention", "CRF"}
+
+
 def test_attention_keeps_the_picture_where_it_is_full_and_darkens_it_where_it_is_nothing() -> None:
     shown = attention_over(np.full((1, 2, 3), 200, np.uint8), np.array([[1.0, 0.0]], np.float32))
     np.testing.assert_array_equal(shown[0, :, 0], [200, 24])
