@@ -109,7 +109,7 @@ def judged(methods: Sequence[str] = METHODS, margin: float | None = 0.1) -> Judg
         score(scene, method, prompt) for scene in scenes for method in methods for prompt in (0, 1)
     )
     again = tuple(replace(one, seed=1) for one in compared if one.method == "paper")
-    return Judged(compared, again, (), None if margin is None else of_dev(margin))
+    return Judged(compared, again, (), None if margin is None else of_dev(margin), 6)
 
 
 def of_dev(value: float) -> Margin:
@@ -155,7 +155,7 @@ def test_without_a_judge_there_is_no_table_of_images() -> None:
 
 
 def test_without_an_image_there_is_no_table_of_images() -> None:
-    assert image_tables(findings(judged=Judged((), (), (), of_dev(0.1)))) == ()
+    assert image_tables(findings(judged=Judged((), (), (), of_dev(0.1), 6))) == ()
 
 
 def test_forced_choice_comes_before_the_metrics() -> None:
@@ -210,7 +210,7 @@ def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
         score(one.name, "paper", overall=0.5),
         score(other.name, "paper", overall=1.0),
     )
-    found = image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1))))
+    found = image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1), 6)))
     assert cell(named(found, "images"), "overall", "paper") == 0.5
     assert cell(named(found, "prompt-kinds"), BARE.kind, "paper") == 0.5
 
@@ -218,7 +218,7 @@ def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
 def test_without_a_set_of_which_every_method_drew_there_are_no_means() -> None:
     one, other, _ = benchmark().sets
     compared = (score(one.name, "fixed"), score(other.name, "paper"))
-    assert image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1)))) == ()
+    assert image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1), 6))) == ()
 
 
 # Table "Parts"

@@ -248,6 +248,10 @@ def test_scores_are_of_the_first_seed_by_method_and_of_ours_at_the_second(eye: B
     assert [(score.method, score.overall) for score in found.other_seed] == [("paper", pytest.approx(0.8))]
 
 
+def test_subjects_of_all_sets_that_draw_are_told_apart(eye: Bench) -> None:
+    assert judge_images(eye, COLOURED, SIZE, [reds(0.6)], None).subjects == 2
+
+
 def test_the_margin_of_planted_scores_is_their_median_difference(eye: Bench) -> None:
     results = [reds(0.6, 1.0, 0.8), reds(0.8, 0.0, 0.8, seed=1)]  # differences .2, 1 and 0
     results.append(reds(0.0, 0.0, 0.0, method="fixed"))
