@@ -155,10 +155,22 @@ def test_figures_are_of_refined_where_that_is_our_method() -> None:
     assert all("refined" in grids[key] for key in ("figure-1", "figure-6", "figure-9"))
 
 
-def test_figure_five_shows_the_sets_after_those_of_figure_four() -> None:
+def test_figure_five_shows_the_sets_that_figure_four_does_not() -> None:
     grid = masks_grid(results(), Album())
     assert grid is not None
     assert grid.columns == ("dev-004", "dev-005")
+    assert "The first 2 sets that are not in Fig. 4," in grid.note
+
+
+@pytest.mark.parametrize(("methods", "count"), [(("fixed", "paper"), 6), (METHODS, 4)])
+def test_figure_five_shows_the_first_sets_where_figure_four_leaves_none_or_is_not_there(
+    methods: tuple[MethodName, ...], count: int
+) -> None:
+    found = results(methods)[:count]
+    grid = masks_grid(found, Album())
+    assert grid is not None
+    assert grid.columns == tuple(one.one.name for one in found)
+    assert f"The first {count} sets, first picture" in grid.note
 
 
 def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
