@@ -115,10 +115,10 @@ def all_grids(
             results,
             album,
             "figure-7",
-            "Fig. 7: interactions between drawn concepts",
+            "Fig. 7: interactions between learned concepts",
             "interaction",
             lambda one: len(one.subjects) > 1 and not one.crosses_styles,
-            "Sets whose subjects are of one drawing style.",
+            "Sets of several subjects, of one drawing style where styles are known.",
         ),
         prompt_grid(
             results,

@@ -181,6 +181,21 @@ def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
     assert near(pixels(grid, album, 0, 5), colour("paper", 7, 1))
 
 
+def test_figure_seven_calls_concepts_without_a_drawing_style_no_drawings() -> None:
+    bare = [
+        replace(
+            found,
+            one=replace(
+                found.one, concepts=tuple(replace(concept, family=None) for concept in found.one.concepts)
+            ),
+        )
+        for found in results()
+    ]
+    (grid,) = (grid for grid in all_grids(bare, METHODS, [], Album()) if grid.key == "figure-7")
+    assert grid.title == "Fig. 7: interactions between learned concepts"
+    assert grid.note.startswith("Sets of several subjects, of one drawing style where styles are known.")
+
+
 def test_diverse_images_are_all_images_of_one_prompt() -> None:
     album = Album()
     grid = diverse_grid(results(), album)
