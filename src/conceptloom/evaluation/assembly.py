@@ -217,32 +217,27 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
 def mask_findings(
     findings: Findings, backbone: Backbone, scored: list[ScoredMask]
 ) -> tuple[tuple[Table, ...], tuple[Curves, ...]]:
-    """Tables and curves of masks; none where no mask has a truth.
+    """Tables and curves of masks; how runs fail alone where no mask has a truth.
 
     Means and curves are over the runs, set and seed, that every method finished; failures are counted over all.
     """
-    diverged: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    swaps: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    every = {one.name: one for one in findings.benchmark.sets}
     for unit in findings.results:
-        diverged[unit.key.method].append((unit.key.set, unit.diverged is not None))
+        if finds_masks(unit.key.method):
+            found = swapped_pictures(every[unit.key.set], unit).values()
+            swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
+    failures = _present(failure_table(findings.results, findings.methods, swaps))
     if not scored:
-        failed = any(unit.diverged is not None for unit in findings.results)
-        return ((failure_table((), {}, diverged),) if failed else ()), ()
+        return failures, ()
     methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]
     crf = resolve_config(family_of(backbone.version), {"method": "paper"}).crf.crf_config()
     latent = (backbone.latent_shape[1], backbone.latent_shape[2])
     common = common_to_all((mask.method, (mask.set, mask.seed)) for mask in scored)
     alike = [mask for mask in scored if (mask.set, mask.seed) in common]
-    swaps: dict[str, list[tuple[str, bool]]] = defaultdict(list)
-    every = {one.name: one for one in findings.benchmark.sets}
-    for unit in findings.results:
-        if unit.key.method in methods and unit.masks:
-            found = swapped_pictures(every[unit.key.set], unit).values()
-            swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
-    order = {str(method): place for place, method in enumerate(methods)}
     changes = change_table(scored, methods)
-    failures = failure_table(sorted(scored, key=lambda mask: order[mask.method]), swaps, diverged)
     if not alike:
-        return (changes, failures), ()
+        return (changes, *failures), ()
     measured_sets = {mask.set for mask in alike}
     shown = Benchmark(
         findings.benchmark.name,
@@ -259,7 +254,7 @@ def mask_findings(
         changes,
         change_split_table(scored, findings.benchmark, methods),
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
-        failures,
+        *failures,
     )
     curves = mask_curves([*alike, *framing], shown, moving, [*flat, ORACLE, TRIVIAL])
     return tables, (curves,)

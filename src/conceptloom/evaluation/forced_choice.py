@@ -50,6 +50,7 @@ class Tally:
         shares: of all votes, 0..1.
         decided: shares of the votes that are no ties, "ours" and "baseline"; NaN where every vote is a tie.
         scenes: how many scenes the trials come from.
+        decided_scenes: how many scenes the votes that are no ties come from.
         majorities: scenes where ours has more votes, and scenes where the baseline has.
         p_value: two-sided, of even odds.
     """
@@ -59,13 +60,14 @@ class Tally:
     shares: Mapping[Vote, Interval]
     decided: Mapping[Vote, Interval]
     scenes: int
+    decided_scenes: int
     majorities: tuple[int, int]
     p_value: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Without ties `neutral` is None and the shares are of the decided votes alone."""
+    """One line of the table. Without ties `neutral` is None and shares and counts are of the decided votes alone."""
 
     voter: str
     factor: float
@@ -158,6 +160,7 @@ def tally(trials: Iterable[Trial], margin: float) -> Tally:
         shares={answer: _share(answer, votes) for answer in VOTES},
         decided={answer: _share(answer, decided) for answer in DECIDED},
         scenes=len(leads),
+        decided_scenes=len({scene for _, scene in decided}),
         majorities=(wins, losses),
         p_value=sign_test(wins, losses),
     )
@@ -185,7 +188,7 @@ def table(trials: Iterable[Trial], margin: float) -> list[Row]:
                     neutral=shares["neutral"] if ties else None,
                     ours=shares["ours"],
                     votes=len(trials) if ties else len(trials) - found.counts["neutral"],
-                    scenes=found.scenes,
+                    scenes=found.scenes if ties else found.decided_scenes,
                     p_value=found.p_value,
                 )
             )

@@ -55,7 +55,7 @@ class Bench:
     Attributes:
         name: what the judge is called.
         fingerprint: of everything by which it judges: weights, and whether a detector looks or windows are compared.
-        judge: with prototypes of this benchmark's subjects and its presence threshold.
+        judge: with prototypes of the subjects of the sets that draw, and its presence threshold.
         found: references by set.
         sanity: its scores of real pictures and of wrong subjects.
         composed: whether those real pictures are composed anew, or the sets' own ones.
@@ -80,7 +80,7 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     show, and windows are compared.
 
     Args:
-        benchmark: whose images are to be judged.
+        benchmark: the sets that draw.
         name: see `load_feature_judge`.
         folder: see `load_feature_judge`.
 
@@ -98,7 +98,7 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     looker = None
     if drawings:
         looker = features.judge if isinstance(features, BuiltinFeatures) else load_judge(EXAMINER)
-    found = {one.name: references(one, features) for one in benchmark.sets}
+    found = {one.name: references(one, features, greyed=drawings) for one in benchmark.sets}
     known = prototypes(benchmark, found)
     answers = composed(benchmark, CALIBRATION_PROMPTS, REAL_PICTURES) if drawings else own_pictures(benchmark)
     judge = ImageJudge(looker, features, known, 0.0, 1.0)
@@ -138,7 +138,8 @@ def judge_images(
     if margin is None and ours is not None:
         trials = paired_trials([score for score in compared if score.method == ours], other)
         margin = measure_margin(benchmark, trials, ours)
-    return Judged(compared, other, bench.sanity, margin, bench.composed)
+    subjects = len(bench.judge.prototypes.keys)
+    return Judged(compared, other, bench.sanity, margin, subjects, bench.composed)
 
 
 def parts_images(
@@ -198,7 +199,7 @@ def _unknown_rates(folder: Path) -> dict[str, float]:
 
 def _calibrated_on_dev(judge: ImageJudge, side_px: int) -> ImageJudge:
     dev = builtin_benchmark("dev", CALIBRATION_SETS, side_px=side_px)
-    found = {one.name: references(one, judge.features) for one in dev.sets}
+    found = {one.name: references(one, judge.features, greyed=True) for one in dev.sets}
     of_dev = replace(judge, prototypes=prototypes(dev, found))
     calibrated = _calibrated(of_dev, dev, composed(dev, CALIBRATION_PROMPTS, 1), found)
     return replace(calibrated, prototypes=judge.prototypes)

@@ -22,7 +22,7 @@ class References:
 
     Attributes:
         subjects: (R, D) by subject: crops of its true masks, grey outside.
-        places: (R, D) by place: pictures with the subjects' boxes greyed out.
+        places: (R, D) by place: pictures with the subjects' boxes greyed out, or whole ones (see `references`).
         pictures: (R, D) of the whole pictures.
     """
 
@@ -44,7 +44,9 @@ class Prototypes:
     vectors: Floats
 
 
-def references(one: BenchmarkSet, features: FeatureJudge, without: str | None = None) -> References:
+def references(
+    one: BenchmarkSet, features: FeatureJudge, *, greyed: bool, without: str | None = None
+) -> References:
     """Embed a set's concepts.
 
     A subject that has no true mask in any picture is represented by whole pictures.
@@ -52,6 +54,7 @@ def references(one: BenchmarkSet, features: FeatureJudge, without: str | None = 
     Args:
         one: the set.
         features: embeds.
+        greyed: whether subjects are greyed out of places, as they are of an image that a detector looks at.
         without: name of a picture to leave out wherever a concept has another one.
     """
     return References(
@@ -62,7 +65,10 @@ def references(one: BenchmarkSet, features: FeatureJudge, without: str | None = 
         },
         places={
             concept.name: features.embed(
-                [_behind(one, picture) for picture in _shown_in(one, concept, without)]
+                [
+                    _behind(one, picture) if greyed else picture.pixels
+                    for picture in _shown_in(one, concept, without)
+                ]
             )
             for concept in one.concepts
             if concept.split == "place"

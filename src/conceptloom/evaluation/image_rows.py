@@ -21,7 +21,7 @@ METRICS: Mapping[str, str] = {
     "present": "share of asked subjects whose identity reaches the presence threshold",
     "leakage": "cosine of a subject's matched region with the set's other subjects",
     "SIM^I": "identity where one subject is asked for, nothing beside it and no style",
-    "ACC^1": "of those, share nearer to their own prototype than to any other subject of the benchmark",
+    "ACC^1": "of those, share nearer to their own prototype than to any other subject of the sets that draw",
     "ACC^3": "of those, share whose own prototype is among the nearest three",
     "style kept": "share of subjects drawn in their own style where none was asked for",
     "style right": "share of subjects drawn in the asked style",

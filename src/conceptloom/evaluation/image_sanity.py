@@ -83,11 +83,14 @@ def sanity_scores(
         DataError: a set shares a subject with all others, or is alone.
     """
     scores: list[ImageScore] = []
+    greyed = judge.looker is not None
     for position, one in enumerate(benchmark.sets):
         own = answers[one.name]
         for number in sorted({prompt for prompt, _ in own.pictures}):
             name = own.own.get(number)
-            known = found[one.name] if name is None else references(one, judge.features, without=name)
+            known = found[one.name]
+            if name is not None:
+                known = references(one, judge.features, greyed=greyed, without=name)
             pictures = {place: pixels for place, pixels in own.pictures.items() if place[0] == number}
             scores += score_pictures(one, pictures, own.prompts, known, judge, REAL)
         other = answers[stranger(benchmark.sets, position).name]

@@ -55,6 +55,7 @@ class Judged:
         other_seed: of our method's images at the second seed.
         sanity: of real pictures and of wrong subjects (`image_sanity`).
         margin: score difference that is a tie, None where it was never measured.
+        subjects: how many different ones the sets that draw learn: what ACC^1 and ACC^3 tell apart.
         composed: whether the real pictures are composed anew, or the sets' own ones.
     """
 
@@ -62,6 +63,7 @@ class Judged:
     other_seed: tuple[ImageScore, ...]
     sanity: tuple[ImageScore, ...]
     margin: Margin | None
+    subjects: int
     composed: bool = True
 
 
@@ -100,8 +102,8 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
         " concept's (scenes where all is of one noun) and over scenes for the rest; the last column says over how many."
         f" '{REAL}': {real}: right answers that repeat no picture, so"
         f" what is like the pictures learned from (SIM^C, place likeness, copies) can be above it. '{WRONG}': the same"
-        f" of another set, the floor. {meanings}. Drift: how much"
-        " the base model's loss on its own images of other nouns rose.",
+        f" of another set, the floor. {meanings}. The sets that draw learn {judged.subjects} different subjects. Drift:"
+        " how much the base model's loss on its own images of other nouns rose.",
         columns=(*columns, "resampled"),
         rows=tuple(found),
     )

@@ -49,7 +49,7 @@ class ImageJudge:
         looker: detects drawings; None where no detector knows what pictures show. Then candidates are windows, and
             known things, relations, place words and styles are not judged.
         features: says how alike two pictures are.
-        prototypes: of all subjects of the benchmark, in these features.
+        prototypes: of all subjects of the sets that draw, in these features.
         present_from: identity from which a concept is said to be there (`image_sanity.presence_threshold`).
         usual_identity: the median identity of real pictures: how alike two pictures of one thing usually are.
     """
@@ -69,7 +69,7 @@ class ConceptScore:
         concept: the subject.
         identity: mean cosine of its matched region with its references; 0 where there is none.
         present: whether its identity reaches the judge's threshold.
-        rank: how many other subjects of the benchmark are nearer to that region; None where there is none.
+        rank: how many other subjects of the sets that draw are nearer to that region; None where there is none.
         leakage: cosine of that region with the set's other subjects, by name; empty where there is none.
         style_kept: where no style is asked for, whether it is drawn in the concept's own.
         style_right: where one is asked for, whether it is drawn in that.

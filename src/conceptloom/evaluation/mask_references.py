@@ -21,7 +21,7 @@ ORACLE = "oracle"
 ORACLE_NO_CRF = "oracle, no CRF"
 TRIVIAL = "trivial"
 USUAL_AREA = 0.1
-"""Of the picture: a subject's share where no other scene says one."""
+"""Of the frame: a subject's share where no other scene says one."""
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -38,8 +38,10 @@ def reference_masks(
         crf_config: of the method that the oracle is to bound.
     """
     scored = []
+    areas = {one.name: subject_areas(one, side) for one in benchmark.sets}
     for one in benchmark.sets:
-        area = subject_area(benchmark, one)
+        others = [area for name, own in areas.items() if name != one.name for area in own]
+        usual = median(others) if others else USUAL_AREA
         for picture in one.pictures:
             if not picture.masks:
                 continue
@@ -50,24 +52,22 @@ def reference_masks(
             rows = {
                 ORACLE: oracle.refined,
                 ORACLE_NO_CRF: oracle.unrefined,
-                TRIVIAL: trivial_masks(truth, kinds, area),
+                TRIVIAL: trivial_masks(truth, kinds, usual),
             }
             for method, masks in rows.items():
                 scored += _scored(one, picture, method, names, masks, truth)
     return scored
 
 
-def subject_area(benchmark: Benchmark, one: BenchmarkSet) -> float:
-    """Median share of the picture that a subject covers in the *other* sets, 0..1."""
-    areas = [
-        float(mask.mean())
-        for other in benchmark.sets
-        if other.name != one.name
-        for picture in other.pictures
+def subject_areas(one: BenchmarkSet, side: int) -> list[float]:
+    """Shares, 0..1, of the square frame at `side` that subjects cover, wherever the frame shows them."""
+    framed = (
+        square_frame_mask(mask, side)
+        for picture in one.pictures
         for name, mask in picture.masks.items()
-        if other.concept(name).kind == "subject" and mask.any()
-    ]
-    return median(areas) if areas else USUAL_AREA
+        if one.concept(name).kind == "subject"
+    )
+    return [float(mask.mean()) for mask in framed if mask.any()]
 
 
 def _scored(
@@ -79,8 +79,6 @@ def _scored(
     truth: BoolArray,
 ) -> list[ScoredMask]:
     return [
-        ScoredMask(
-            one.name, method, "", 0, picture.name, one.concept(name), 0, score_mask(mask, true), False, False
-        )
+        ScoredMask(one.name, method, "", 0, picture.name, one.concept(name), 0, score_mask(mask, true))
         for name, mask, true in zip(names, masks, truth, strict=True)
     ]

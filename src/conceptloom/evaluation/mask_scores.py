@@ -32,8 +32,6 @@ class ScoredMask:
     concept: TrueConcept
     step: int
     score: MaskScore
-    rescued: bool
-    collapsed: bool
 
     @property
     def is_place(self) -> bool:
@@ -72,8 +70,6 @@ def scored_masks(one: BenchmarkSet, result: UnitResult) -> list[ScoredMask]:
             one.concept(name),
             record.step,
             score_mask(mask, truths[record.picture, name]),
-            name in record.rescued,
-            name in record.collapsed,
         )
         for record in result.masks
         for name, mask in zip(record.concepts, record.masks, strict=True)

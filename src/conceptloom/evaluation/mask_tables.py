@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from types import MappingProxyType
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import groups_of
+from conceptloom.evaluation.mask_references import ORACLE, TRIVIAL
 from conceptloom.evaluation.mask_scores import (
     ScoredMask,
     final_masks,
@@ -18,8 +18,10 @@ from conceptloom.evaluation.mask_scores import (
     paired_difference,
     paired_difference_by_noun,
 )
+from conceptloom.evaluation.methods import MethodName, finds_masks
 from conceptloom.evaluation.report import Curves, Entry, Line, Panel, Row, Table, measured
 from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_bootstrap
+from conceptloom.evaluation.units import UnitResult
 
 WINDOW = 5
 """Mask updates averaged for the smoothed curves."""
@@ -130,46 +132,47 @@ def change_split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, metho
 
 
 def failure_table(
-    scored: Sequence[ScoredMask],
-    swaps: Mapping[str, Sequence[SceneEvent]],
-    diverged: Mapping[str, Sequence[SceneEvent]] = MappingProxyType({}),
-) -> Table:
+    units: Sequence[UnitResult], methods: Sequence[MethodName], swaps: Mapping[str, Sequence[SceneEvent]]
+) -> Table | None:
     """How often runs end badly, with intervals over scenes: a scene's seeds are not independent.
 
+    None where no run left masks that it found itself and none diverged.
+
     Args:
-        scored: masks of all runs.
+        units: of all runs.
+        methods: in the table's order.
         swaps: by method, for every picture of two subjects or more, its scene and whether they exchanged masks.
-        diverged: by method, for every run, its scene and whether its loss did not stay finite, so that it left nothing.
     """
     rows = []
-    final = final_masks(scored)
-    ended_early = [method for method, runs in diverged.items() if any(early for _, early in runs)]
-    for method in dict.fromkeys([*(mask.method for mask in scored), *ended_early]):
-        runs: dict[tuple[str, int], list[ScoredMask]] = {}
-        for mask in _of(final, method):
-            runs.setdefault((mask.set, mask.seed), []).append(mask)
-        collapsed = [(scene, any(mask.collapsed for mask in masks)) for (scene, _), masks in runs.items()]
-        rescued = [(scene, any(mask.rescued for mask in masks)) for (scene, _), masks in runs.items()]
-        on_the_way = sum(mask.rescued for mask in _of(scored, method))
+    for method in methods:
+        of_method = [unit for unit in units if unit.key.method == method]
+        found = [unit for unit in of_method if unit.masks and finds_masks(method)]
+        diverged = [(unit.key.set, unit.diverged is not None) for unit in of_method]
+        if not found and not any(early for _, early in diverged):
+            continue
+        collapsed = [(unit.key.set, any(last.collapsed for last in unit.last_masks)) for unit in found]
+        rescued = [(unit.key.set, any(last.rescued for last in unit.last_masks)) for unit in found]
         cells: tuple[Entry, ...] = (
             _rate(collapsed),
             _rate(rescued),
             _rate(swaps.get(method, ())),
-            on_the_way,
-            _rate(diverged.get(method, ())),
-            len(runs),
-            len({scene for scene, _ in runs}),
+            sum(len(record.rescued) for unit in found for record in unit.masks),
+            _rate(diverged),
+            len(found),
+            len({unit.key.set for unit in found}),
         )
         rows.append(Row(label=method, cells=cells))
+    if not rows:
+        return None
     return Table(
         key="mask-failures",
         title="How runs fail",
         note="Shares of runs whose last masks hold an empty, full or doubled one (collapsed), or one that was refused"
-        " and kept from before (rescued); of pictures of several subjects, how many exchanged masks (swapped). 95 %"
-        " bootstrap intervals over scenes; where none or all did, those of Clopper and Pearson for as many scenes."
-        " Rescues: refused masks in all mask updates of all runs. Diverged: share of all runs whose loss did not stay"
-        " finite; they left nothing, and means leave the same runs of other methods out. Runs: those with masks to look"
-        " at.",
+        " and kept from before (rescued); of pictures with true masks of several subjects, how many exchanged masks"
+        " (swapped). 95 % bootstrap intervals over scenes; where none or all did, those of Clopper and Pearson for as"
+        " many scenes. Rescues: refused masks in all mask updates of all runs. Diverged: share of all runs whose loss"
+        " did not stay finite; they left nothing, and means leave the same runs of other methods out. Runs: those with"
+        " masks to look at.",
         columns=("collapsed", "ends rescued", "swapped", "rescues", "diverged", "runs", "scenes"),
         rows=tuple(rows),
     )
@@ -199,10 +202,11 @@ def mask_curves(
         for method in (*methods, *flat):
             masks = [mask for mask in scored if mask.method == method and where(mask)]
             if masks:
-                lines.append(_line(method, masks, last_step if method in flat else None))
+                # Where nothing moves there is one step, and nowhere for a line to go.
+                lines.append(_line(method, masks, last_step if last_step and method in flat else None))
         scenes = len({mask.set for mask in scored if where(mask)})
         drawn.append(Panel(title=f"{title} ({scenes} scenes)", lines=tuple(lines)))
-    seeds = len({mask.seed for mask in scored if mask.method in methods})
+    seeds = len({mask.seed for mask in scored if mask.method not in (ORACLE, TRIVIAL)})
     return Curves(
         key="figure-3",
         title="Fig. 3: mask IoU over training steps",

@@ -224,9 +224,7 @@ def part_masks(
         one = sets[result.key.set]
         if part == CRF_AT_END:
             result = replace(result, masks=(*result.masks, *refined_at_end(one, result, config)))
-        final = tuple(
-            result.masks_at(name) for name in dict.fromkeys(record.picture for record in result.masks)
-        )
+        final = result.last_masks
         scored += scored_masks(one, replace(result, masks=final))
         updates += sum(len(record.masks) for record in result.masks)
         rescues += sum(len(record.rescued) for record in result.masks)

@@ -115,10 +115,10 @@ def all_grids(
             results,
             album,
             "figure-7",
-            "Fig. 7: interactions between drawn concepts",
+            "Fig. 7: interactions between learned concepts",
             "interaction",
             lambda one: len(one.subjects) > 1 and not one.crosses_styles,
-            "Sets whose subjects are of one drawing style.",
+            "Sets of several subjects, of one drawing style where styles are known.",
         ),
         prompt_grid(
             results,
@@ -166,12 +166,7 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
 
 def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 4: pictures, true masks, the baseline's and our masks, and images by all three."""
-    columns = [
-        found
-        for found in results
-        if {TRUTH, BASELINE, found.ours} <= set(found.units) and found.prompts("context")
-    ]
-    columns = columns[:ROWS]
+    columns = _of_figure_four(results)
     if not columns:
         return None
     shown = [(found, found.one.pictures[-1]) for found in columns]
@@ -214,8 +209,10 @@ def seven_rows_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
 def masks_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     """Fig. 5: true masks, the baseline's and ours."""
     ours = _ours(results)
-    after = [found for found in results if {BASELINE, ours} <= set(found.units)]
-    columns = after[ROWS : ROWS + 6] or after[:6]
+    in_figure_four = _of_figure_four(results)
+    masked = [found for found in results if {BASELINE, ours} <= set(found.units)]
+    others = [found for found in masked if found not in in_figure_four]
+    columns = (others or masked)[:6]
     if not columns:
         return None
     shown = [(found, found.one.pictures[0]) for found in columns]
@@ -242,7 +239,8 @@ def masks_grid(results: Sequence[SetResults], album: Album) -> Grid | None:
     return Grid(
         key="figure-5",
         title="Fig. 5: masks",
-        note=f"The {len(columns)} sets after those of Fig. 4, first picture, seed 0.",
+        note=f"The first {len(columns)} sets{' that are not in Fig. 4' if in_figure_four and others else ''}, first"
+        " picture, seed 0.",
         columns=tuple(found.one.name for found in columns),
         rows=tuple(rows),
     )
@@ -393,6 +391,16 @@ def worst_images_grid(
             GridRow(label="image", tiles=tuple(tiles[1])),
         ),
     )
+
+
+def _of_figure_four(results: Sequence[SetResults]) -> list[SetResults]:
+    """The sets that Fig. 4 shows."""
+    whole = [
+        found
+        for found in results
+        if {TRUTH, BASELINE, found.ours} <= set(found.units) and found.prompts("context")
+    ]
+    return whole[:ROWS]
 
 
 def _ours(results: Sequence[SetResults]) -> MethodName:

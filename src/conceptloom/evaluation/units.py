@@ -87,6 +87,11 @@ class UnitResult:
     base: Mapping[str, Any] = field(default_factory=dict)
     diverged: str | None = None
 
+    @property
+    def last_masks(self) -> tuple[MaskRecord, ...]:
+        """The last record of every picture."""
+        return tuple({record.picture: record for record in self.masks}.values())
+
     def masks_at(self, picture: str, step: int = -1) -> MaskRecord:
         """The record of one picture: the first with step 0, the last with -1."""
         return [record for record in self.masks if record.picture == picture][step]

@@ -109,7 +109,7 @@ def judged(methods: Sequence[str] = METHODS, margin: float | None = 0.1) -> Judg
         score(scene, method, prompt) for scene in scenes for method in methods for prompt in (0, 1)
     )
     again = tuple(replace(one, seed=1) for one in compared if one.method == "paper")
-    return Judged(compared, again, (), None if margin is None else of_dev(margin))
+    return Judged(compared, again, (), None if margin is None else of_dev(margin), 6)
 
 
 def of_dev(value: float) -> Margin:
@@ -155,7 +155,7 @@ def test_without_a_judge_there_is_no_table_of_images() -> None:
 
 
 def test_without_an_image_there_is_no_table_of_images() -> None:
-    assert image_tables(findings(judged=Judged((), (), (), of_dev(0.1)))) == ()
+    assert image_tables(findings(judged=Judged((), (), (), of_dev(0.1), 6))) == ()
 
 
 def test_forced_choice_comes_before_the_metrics() -> None:
@@ -210,7 +210,7 @@ def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
         score(one.name, "paper", overall=0.5),
         score(other.name, "paper", overall=1.0),
     )
-    found = image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1))))
+    found = image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1), 6)))
     assert cell(named(found, "images"), "overall", "paper") == 0.5
     assert cell(named(found, "prompt-kinds"), BARE.kind, "paper") == 0.5
 
@@ -218,7 +218,7 @@ def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
 def test_without_a_set_of_which_every_method_drew_there_are_no_means() -> None:
     one, other, _ = benchmark().sets
     compared = (score(one.name, "fixed"), score(other.name, "paper"))
-    assert image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1)))) == ()
+    assert image_tables(findings(judged=Judged(compared, (), (), of_dev(0.1), 6))) == ()
 
 
 # Table "Parts"
@@ -394,6 +394,33 @@ def test_runs_that_diverged_are_counted_where_no_mask_has_a_truth(tiny_backbone:
     assert cell(named(report.tables, "mask-failures"), "gt", "diverged") == 1
 
 
+def test_how_runs_fail_is_told_where_no_mask_has_a_truth(tiny_backbone: Backbone) -> None:
+    sets = tuple(
+        replace(one, pictures=tuple(replace(picture, masks={}) for picture in one.pictures))
+        for one in benchmark().sets
+    )
+    bare = findings(benchmark=Benchmark("folder", "own", sets), results=units(("fixed", "paper")))
+    report = build_report(bare, tiny_backbone, FACTS)
+    assert keys(report.tables) == ["mask-failures", "cost"]
+    assert cell(named(report.tables, "mask-failures"), "paper", "runs") == 3
+
+
+def test_a_mask_without_a_truth_collapses_too(tiny_backbone: Backbone) -> None:
+    one = benchmark().sets[0]
+    name, *others = one.contains[one.pictures[0].name]
+    picture = replace(one.pictures[0], masks={other: one.pictures[0].masks[other] for other in others})
+    records = tuple(replace(record, collapsed=(name,)) for record in unit(one, "paper").masks)
+    report = build_report(
+        findings(
+            benchmark=Benchmark("folder", "own", (replace(one, pictures=(picture,)),)),
+            results=(replace(unit(one, "paper"), masks=records),),
+        ),
+        tiny_backbone,
+        FACTS,
+    )
+    assert cell(named(report.tables, "mask-failures"), "paper", "collapsed") == 1
+
+
 def test_without_a_run_that_every_method_finished_masks_have_no_means(tiny_backbone: Backbone) -> None:
     one, other, _ = benchmark().sets
     report = build_report(findings(results=(unit(one, "fixed"), unit(other, "paper"))), tiny_backbone, FACTS)
@@ -437,6 +464,16 @@ def test_masks_that_are_found_once_are_a_flat_line_and_others_a_curve(bare: Repo
     assert lines["fixed"].is_flat
     assert lines["oracle"].is_flat
     assert lines["trivial"].is_flat
+
+
+def test_methods_that_find_masks_once_alone_are_reported_too(tiny_backbone: Backbone) -> None:
+    report = build_report(findings(methods=("fixed",), results=units(("fixed",))), tiny_backbone, FACTS)
+    lines = report.curves[0].panels[0].lines
+    assert [(line.label, line.steps) for line in lines] == [
+        ("fixed", (0,)),
+        ("oracle", (0,)),
+        ("trivial", (0,)),
+    ]
 
 
 def test_methods_without_masks_alone_leave_no_table_and_no_curve_of_masks(tiny_backbone: Backbone) -> None:

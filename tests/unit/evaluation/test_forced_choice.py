@@ -239,6 +239,12 @@ def test_a_row_without_ties_leaves_the_neutral_votes_out() -> None:
     assert (row.neutral, row.votes, row.ours.value, row.baseline.value) == (None, 5, 0.8, 0.2)
 
 
+def test_a_row_without_ties_counts_the_scenes_that_its_votes_come_from() -> None:
+    trials = trials_of({"a": [1, 0], "b": [-1], "c": [0, 0]})
+    rows = [row for row in table(trials, 0.5) if row.factor == 1]
+    assert [(row.ties, row.scenes) for row in rows] == [(True, 3), (False, 2)]
+
+
 def test_a_wider_margin_never_makes_fewer_ties() -> None:
     ties = [row.neutral.value for row in table(simulated(3), 0.08) if row.neutral is not None]
     assert ties[0] < ties[1] < ties[2]

@@ -211,9 +211,27 @@ def reds(*cosines: float, seed: int = 0, method: MethodName = "paper", index: in
 @pytest.fixture
 def eye() -> Bench:
     """Looks at colours."""
-    found = {one.name: references(one, ColourFeatures()) for one in COLOURED.sets}
+    found = {one.name: references(one, ColourFeatures(), greyed=False) for one in COLOURED.sets}
     judge = ImageJudge(None, ColourFeatures(), prototypes(COLOURED, found), 0.5, 1.0)
     return Bench("colours", "colours-0-windows", judge, found, (), False)
+
+
+def test_where_no_detector_looks_a_place_is_compared_with_whole_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(image_findings, "load_feature_judge", lambda name, where: ColourFeatures())
+    monkeypatch.setattr(image_findings, "judge_fingerprint", lambda benchmark, name, where: "colours")
+    place = TrueConcept("shore", None, "background", "beach", None, "place", "place")
+    sets = tuple(
+        replace(one, concepts=(*one.concepts, place), contains={"only": ("thing", "shore")})
+        for one in COLOURED.sets
+    )
+    found = set_up_judge(Benchmark("folder", "own", sets), "colours")
+    for one in sets:
+        whole = ColourFeatures().embed([one.pictures[0].pixels])
+        assert found.found[one.name].places["shore"] == pytest.approx(whole)
+    likeness = [score.place_likeness for score in found.sanity if score.method == REAL]
+    assert likeness == pytest.approx([1.0, 1.0])  # the sets' own pictures, against themselves
 
 
 def test_scores_are_of_the_first_seed_by_method_and_of_ours_at_the_second(eye: Bench) -> None:
@@ -228,6 +246,10 @@ def test_scores_are_of_the_first_seed_by_method_and_of_ours_at_the_second(eye: B
     told = [(score.method, score.prompt, pytest.approx(score.overall, abs=1e-6)) for score in found.compared]
     assert told == [("paper", 0, 0.6), ("paper", 1, 1.0), ("fixed", 0, 0.0)]
     assert [(score.method, score.overall) for score in found.other_seed] == [("paper", pytest.approx(0.8))]
+
+
+def test_subjects_of_all_sets_that_draw_are_told_apart(eye: Bench) -> None:
+    assert judge_images(eye, COLOURED, SIZE, [reds(0.6)], None).subjects == 2
 
 
 def test_the_margin_of_planted_scores_is_their_median_difference(eye: Bench) -> None:

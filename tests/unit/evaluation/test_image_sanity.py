@@ -86,7 +86,7 @@ def scores() -> list[ImageScore]:
     scenes = composed_answers(made, PROMPTS, 2, side_px=SIDE)
     looker = TrueLooker([scene for own in scenes.values() for scene in own.values()])
     features = SmallLab()
-    found = {one.name: references(one, features) for one in made.sets}
+    found = {one.name: references(one, features, greyed=True) for one in made.sets}
     judge = ImageJudge(looker, features, prototypes(made, found), 0.5, 0.8)
     return sanity_scores(made, composed(made, PROMPTS, 2), found, judge)
 
@@ -156,7 +156,7 @@ def test_own_pictures_are_described_by_what_they_contain() -> None:
 def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
     made = Benchmark("builtin", "dev", (benchmark().sets[5], benchmark().sets[0]))
     features = SmallLab()
-    found = {one.name: references(one, features) for one in made.sets}
+    found = {one.name: references(one, features, greyed=False) for one in made.sets}
     judge = ImageJudge(None, features, prototypes(made, found), 0.5, 0.8)
     answers = own_pictures(made)
     real = {
@@ -167,7 +167,7 @@ def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
     }
     both = found["dev-005"]
     for number, picture in answers["dev-005"].own.items():
-        other = references(made.sets[0], features, without=picture)
+        other = references(made.sets[0], features, greyed=False, without=picture)
         own = {place: pixels for place, pixels in answers["dev-005"].pictures.items() if place[0] == number}
         against = [
             score_pictures(made.sets[0], own, answers["dev-005"].prompts, known, judge, REAL)[0].identity[
@@ -183,7 +183,7 @@ def test_a_set_without_a_stranger_is_refused() -> None:
     one = benchmark().sets[0]
     twin = BenchmarkSet("twin", one.pictures, one.concepts, one.contains, one.prompts, one.place_type)
     made, features = Benchmark("own", "own", (one, twin)), SmallLab()
-    found = {each.name: references(each, features) for each in made.sets}
+    found = {each.name: references(each, features, greyed=False) for each in made.sets}
     judge = ImageJudge(None, features, prototypes(made, found), 0.5, 0.8)
     with pytest.raises(DataError, match="shares a subject"):
         sanity_scores(made, own_pictures(made), found, judge)

@@ -59,7 +59,7 @@ def judged(
     usual: float = 1.0,
 ) -> list[ImageScore]:
     one, features = one or one_set(), features or ColourFeatures()
-    found = references(one, features)
+    found = references(one, features, greyed=looker is not None)
     judge = ImageJudge(
         looker, features, prototypes(Benchmark("own", "own", (one,)), {one.name: found}), present_from, usual
     )
@@ -404,7 +404,7 @@ def test_without_a_looker_a_known_thing_leaves_mixing_open() -> None:
 
 
 def test_without_a_looker_a_learned_place_counts_by_its_likeness() -> None:
-    found = score(SHORELINE, paint(behind="blue"), None)
+    found = score(SHORELINE, OWN.pixels, None)
     assert (found.place_right, found.place_likeness, found.overall) == (
         None,
         pytest.approx(1.0),
@@ -422,7 +422,7 @@ def test_an_image_of_which_nothing_can_be_told_has_no_score() -> None:
 
 def test_a_units_scores_know_where_they_come_from(looker: PlantedLooker) -> None:
     one, features = one_set(), ColourFeatures()
-    found = references(one, features)
+    found = references(one, features, greyed=True)
     judge = ImageJudge(
         looker, features, prototypes(Benchmark("own", "own", (one,)), {"one": found}), 0.5, 1.0
     )

@@ -72,7 +72,7 @@ def score(
 
 
 def judged(*compared: ImageScore, margin: float | None = 0.1, other: tuple[ImageScore, ...] = ()) -> Judged:
-    return Judged(compared, other, (), None if margin is None else of_dev(margin))
+    return Judged(compared, other, (), None if margin is None else of_dev(margin), 3)
 
 
 def of_dev(value: float) -> Margin:
@@ -92,7 +92,11 @@ def cell(table: Table | None, label: str, column: str) -> Any:
 
 def test_metrics_stand_in_rows_and_methods_between_ceiling_and_floor_in_columns() -> None:
     found = Judged(
-        (score("a", 0.4), score("a", 0.2, "fixed")), (), (score("a", 0.9, REAL), score("a", 0.1, WRONG)), None
+        (score("a", 0.4), score("a", 0.2, "fixed")),
+        (),
+        (score("a", 0.9, REAL), score("a", 0.1, WRONG)),
+        None,
+        3,
     )
     table = metric_table(found, ["fixed", "paper"], [])
     assert table.columns == ("fixed", "paper", REAL, WRONG, "resampled")
@@ -143,6 +147,12 @@ def test_cells_are_the_rows_means_with_their_intervals() -> None:
 def test_the_note_says_what_the_real_pictures_are(composed: bool, told: str) -> None:
     found = replace(judged(score("a", 0.4)), composed=composed)
     assert told in metric_table(found, ["paper"], []).note
+
+
+def test_the_note_says_of_how_many_subjects_accuracies_are() -> None:
+    found = replace(judged(score("a", 0.4)), subjects=39)
+    note = metric_table(found, ["paper"], []).note
+    assert "The sets that draw learn 39 different subjects." in note
 
 
 def learned(*names: str) -> Benchmark:

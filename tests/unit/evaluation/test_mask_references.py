@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TrueConcept
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.mask_metrics import trivial_masks
 from conceptloom.evaluation.mask_references import (
     ORACLE,
     ORACLE_NO_CRF,
     TRIVIAL,
     USUAL_AREA,
     reference_masks,
-    subject_area,
+    subject_areas,
 )
-from conceptloom.masks import CRFConfig
-from conceptloom.pictures import Picture
+from conceptloom.masks import CRFConfig, iou
+from conceptloom.pictures import Picture, square_frame_mask
 
 NO_CRF = CRFConfig(iterations=0)
 
@@ -37,14 +40,40 @@ def benchmark(*sides: int) -> Benchmark:
     return Benchmark("squares", "dev", tuple(square_set(f"s{i}", side) for i, side in enumerate(sides)))
 
 
-def test_a_subjects_area_is_the_median_over_the_other_sets() -> None:
+def disc_iou(made: Benchmark, name: str) -> float:
+    (found,) = (
+        m
+        for m in reference_masks(made, 16, (4, 4), NO_CRF)
+        if m.method == TRIVIAL and m.set == name and not m.is_place
+    )
+    return found.score.iou
+
+
+def test_the_trivial_disc_has_the_median_area_of_the_subjects_of_other_sets() -> None:
     made = benchmark(4, 8, 12)
-    assert subject_area(made, made.sets[0]) == pytest.approx((64 + 144) / 2 / 256)
+    truth = square_frame_mask(made.sets[0].pictures[0].masks["cat"], 16)
+    disc = trivial_masks(truth[None], ["subject"], (64 + 144) / 2 / 256)[0]
+    assert disc_iou(made, "s0") == pytest.approx(iou(disc, truth))
 
 
-def test_the_area_of_a_single_set_is_the_usual_one() -> None:
-    made = benchmark(4)
-    assert subject_area(made, made.sets[0]) == USUAL_AREA
+def test_the_trivial_disc_of_a_single_set_has_the_usual_area() -> None:
+    truth = square_frame_mask(benchmark(8).sets[0].pictures[0].masks["cat"], 16)
+    disc = trivial_masks(truth[None], ["subject"], USUAL_AREA)[0]
+    assert disc_iou(benchmark(8), "s0") == pytest.approx(iou(disc, truth))
+
+
+def test_a_subjects_area_is_a_share_of_the_square_frame() -> None:
+    one = square_set("wide", 8)
+    wide = {name: np.pad(mask, ((0, 0), (8, 8))) for name, mask in one.pictures[0].masks.items()}
+    picture = replace(one.pictures[0], pixels=np.zeros((16, 32, 3), np.uint8), masks=wide)
+    assert subject_areas(replace(one, pictures=(picture,)), 16) == [64 / 256]
+
+
+def test_a_subject_outside_the_square_frame_has_no_area() -> None:
+    one = square_set("wide", 4)
+    wide = {name: np.pad(mask, ((0, 0), (0, 16))) for name, mask in one.pictures[0].masks.items()}
+    picture = replace(one.pictures[0], pixels=np.zeros((16, 32, 3), np.uint8), masks=wide)
+    assert subject_areas(replace(one, pictures=(picture,)), 16) == []
 
 
 def test_the_oracle_of_masks_that_fit_the_grid_is_perfect() -> None:

@@ -73,11 +73,6 @@ def test_a_mask_without_truth_is_not_scored() -> None:
     assert [mask.concept.name for mask in scored_masks(bare, result)] == ["dog"]
 
 
-def test_rescues_are_told_of_the_concept_and_step_they_happened_to() -> None:
-    scored = scored_masks(*unit((LEFT, RIGHT, REST), (LEFT, RIGHT, REST)))
-    assert [(mask.step, mask.concept.name) for mask in scored if mask.rescued] == [(20, "dog")]
-
-
 def test_exchanged_subjects_are_a_swap_and_kept_ones_are_none() -> None:
     assert swapped_pictures(*unit((LEFT, RIGHT, REST), (RIGHT, LEFT, REST))) == {"first": True}
     assert swapped_pictures(*unit((RIGHT, LEFT, REST), (LEFT, RIGHT, REST))) == {"first": False}
@@ -99,7 +94,7 @@ def scored(
         mask[0, : round(10 * value)] = True
         one = TrueConcept(concept, concept, "subject", concept, None, "instance", "thing")
         score = score_mask(mask, truth)
-        found.append(ScoredMask(scene, method, "", seed, "first", one, 20 * index, score, False, False))
+        found.append(ScoredMask(scene, method, "", seed, "first", one, 20 * index, score))
     return found
 
 

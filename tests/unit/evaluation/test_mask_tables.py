@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -16,8 +19,10 @@ from conceptloom.evaluation.mask_tables import (
     mask_table,
     split_table,
 )
+from conceptloom.evaluation.methods import MethodName
 from conceptloom.evaluation.report import Measured, Table, measured
 from conceptloom.evaluation.statistics import clopper_pearson, cluster_bootstrap
+from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import Picture
 
 BLANK = np.zeros((8, 8, 3), np.uint8)
@@ -47,12 +52,35 @@ def mask(
     step: int = 0,
     method: str = "paper",
     seed: int = 0,
-    *,
-    rescued: bool = False,
-    collapsed: bool = False,
 ) -> ScoredMask:
     score = MaskScore(iou, iou / 2, iou == 0, False, False)
-    return ScoredMask(scene, method, "", seed, f"{scene}1", what, step, score, rescued, collapsed)
+    return ScoredMask(scene, method, "", seed, f"{scene}1", what, step, score)
+
+
+def record(
+    step: int = 0, picture: str = "only", rescued: tuple[str, ...] = (), collapsed: tuple[str, ...] = ()
+) -> MaskRecord:
+    return MaskRecord(step, picture, ("cat", "dog"), np.zeros((2, 8, 8), np.bool_), None, rescued, collapsed)
+
+
+def run(
+    scene: str,
+    *records: MaskRecord,
+    method: MethodName = "paper",
+    seed: int = 0,
+    diverged: str | None = None,
+) -> UnitResult:
+    return UnitResult(UnitKey(scene, method, seed), records, {}, {}, diverged=diverged)
+
+
+def failures(
+    runs: Sequence[UnitResult],
+    methods: Sequence[MethodName] = ("paper",),
+    swaps: Mapping[str, Sequence[tuple[str, bool]]] = MappingProxyType({}),
+) -> Table:
+    table = failure_table(runs, methods, swaps)
+    assert table is not None
+    return table
 
 
 def cell(table: Table, label: str, column: str) -> object:
@@ -163,45 +191,64 @@ def test_the_split_table_leaves_out_groups_without_masks() -> None:
 
 
 def test_a_run_counts_once_however_many_of_its_masks_collapsed() -> None:
-    scored = [mask("a", CAT, 0.0, collapsed=True), mask("a", DOG, 0.0, collapsed=True), mask("b", CAT, 0.5)]
-    assert value(failure_table(scored, {}), "paper", "collapsed") == 0.5
-    assert cell(failure_table(scored, {}), "paper", "runs") == 2
+    table = failures([run("a", record(collapsed=("cat", "dog"))), run("b", record())])
+    assert value(table, "paper", "collapsed") == 0.5
+    assert cell(table, "paper", "runs") == 2
+
+
+def test_a_run_that_collapsed_in_one_of_its_pictures_did() -> None:
+    collapsed, whole = record(picture="first", collapsed=("cat",)), record(picture="second")
+    assert value(failures([run("a", collapsed, whole)]), "paper", "collapsed") == 1
 
 
 def test_seeds_of_a_scene_are_resampled_together_in_the_table_of_failures() -> None:
-    scored = [
-        mask(scene, CAT, 0.5, seed=seed, collapsed=scene == "a") for scene in ("a", "b") for seed in (0, 1, 2)
-    ]
-    table = failure_table(scored, {})
+    table = failures(
+        [
+            run(scene, record(collapsed=("cat",) if scene == "a" else ()), seed=seed)
+            for scene in ("a", "b")
+            for seed in (0, 1, 2)
+        ]
+    )
     assert cell(table, "paper", "collapsed") == measured(cluster_bootstrap([1.0, 0.0], ["a", "b"]))
     assert (cell(table, "paper", "runs"), cell(table, "paper", "scenes")) == (6, 2)
 
 
-@pytest.mark.parametrize("collapsed", [False, True])
-def test_what_happened_to_no_scene_or_to_all_is_bounded_by_the_number_of_scenes(collapsed: bool) -> None:
-    scored = [
-        mask(scene, CAT, 0.5, seed=seed, collapsed=collapsed) for scene in ("a", "b") for seed in (0, 1, 2)
-    ]
+@pytest.mark.parametrize("collapsed", [(), ("cat",)])
+def test_what_happened_to_no_scene_or_to_all_is_bounded_by_the_number_of_scenes(
+    collapsed: tuple[str, ...],
+) -> None:
+    runs = [run(scene, record(collapsed=collapsed), seed=seed) for scene in ("a", "b") for seed in (0, 1, 2)]
     expected = measured(clopper_pearson(2 if collapsed else 0, 2))
-    assert cell(failure_table(scored, {}), "paper", "collapsed") == expected
+    assert cell(failures(runs), "paper", "collapsed") == expected
 
 
 def test_rescues_on_the_way_are_told_apart_from_runs_that_end_on_one() -> None:
-    scored = [mask("a", CAT, 0.1, rescued=True), mask("a", CAT, 0.5, 20)]
-    table = failure_table(scored, {"paper": [("a", True), ("b", False)]})
+    table = failures([run("a", record(rescued=("cat",)), record(20))])
     assert value(table, "paper", "ends rescued") == 0
     assert cell(table, "paper", "rescues") == 1
+
+
+def test_exchanged_masks_are_a_share_of_pictures() -> None:
+    table = failures([run("a", record())], swaps={"paper": [("a", True), ("b", False)]})
     assert value(table, "paper", "swapped") == 0.5
 
 
 def test_runs_that_diverged_are_a_share_of_all_runs_and_stand_there_without_masks_too() -> None:
-    diverged = {"paper": [("a", False), ("b", True)], "inversion": [("a", True)], "gt": [("a", False)]}
-    table = failure_table([mask("a", CAT, 0.5)], {}, diverged)
+    runs = [
+        run("a", record()),
+        run("b", diverged="not finite"),
+        run("a", method="inversion", diverged="not finite"),
+    ]
+    table = failures(runs, ["paper", "inversion"])
     assert [row.label for row in table.rows] == ["paper", "inversion"]
     expected = cluster_bootstrap([0.0, 1.0], ["a", "b"])
     told = Measured(value=expected.value, low=expected.low, high=expected.high)
     assert (cell(table, "paper", "diverged"), cell(table, "paper", "runs")) == (told, 1)
     assert (value(table, "inversion", "diverged"), cell(table, "inversion", "runs")) == (1, 0)
+
+
+def test_true_masks_that_are_handed_over_cannot_fail() -> None:
+    assert failure_table([run("a", record(), method="gt")], ["gt"], {}) is None
 
 
 def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:
@@ -226,3 +273,16 @@ def test_a_flat_line_reaches_the_last_step_at_its_only_value() -> None:
 def test_a_curve_over_one_scene_has_no_band() -> None:
     line = mask_curves([mask("a", CAT, 0.1)], BENCHMARK, ["paper"], []).panels[0].lines[0]
     assert line.low is None
+
+
+def test_where_no_mask_moves_each_method_is_a_single_value() -> None:
+    lines = mask_curves([mask("a", CAT, 0.3, method="fixed")], BENCHMARK, [], ["fixed"]).panels[0].lines
+    assert (lines[0].steps, lines[0].mean) == ((0,), (0.3,))
+
+
+def test_the_seeds_of_flat_lines_count_and_those_of_the_framing_rows_do_not() -> None:
+    scored = [
+        *(mask("a", CAT, 0.3, method="fixed", seed=seed) for seed in (1, 2)),
+        mask("a", CAT, 0.9, method="oracle"),
+    ]
+    assert "over 2 seeds" in mask_curves(scored, BENCHMARK, [], ["fixed", "oracle"]).note

@@ -155,10 +155,22 @@ def test_figures_are_of_refined_where_that_is_our_method() -> None:
     assert all("refined" in grids[key] for key in ("figure-1", "figure-6", "figure-9"))
 
 
-def test_figure_five_shows_the_sets_after_those_of_figure_four() -> None:
+def test_figure_five_shows_the_sets_that_figure_four_does_not() -> None:
     grid = masks_grid(results(), Album())
     assert grid is not None
     assert grid.columns == ("dev-004", "dev-005")
+    assert "The first 2 sets that are not in Fig. 4," in grid.note
+
+
+@pytest.mark.parametrize(("methods", "count"), [(("fixed", "paper"), 6), (METHODS, 4)])
+def test_figure_five_shows_the_first_sets_where_figure_four_leaves_none_or_is_not_there(
+    methods: tuple[MethodName, ...], count: int
+) -> None:
+    found = results(methods)[:count]
+    grid = masks_grid(found, Album())
+    assert grid is not None
+    assert grid.columns == tuple(one.one.name for one in found)
+    assert f"The first {count} sets, first picture" in grid.note
 
 
 def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
@@ -167,6 +179,21 @@ def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
     assert grid is not None
     assert near(pixels(grid, album, 0, 2), colour("paper", 2, 0))
     assert near(pixels(grid, album, 0, 5), colour("paper", 7, 1))
+
+
+def test_figure_seven_calls_concepts_without_a_drawing_style_no_drawings() -> None:
+    bare = [
+        replace(
+            found,
+            one=replace(
+                found.one, concepts=tuple(replace(concept, family=None) for concept in found.one.concepts)
+            ),
+        )
+        for found in results()
+    ]
+    (grid,) = (grid for grid in all_grids(bare, METHODS, [], Album()) if grid.key == "figure-7")
+    assert grid.title == "Fig. 7: interactions between learned concepts"
+    assert grid.note.startswith("Sets of several subjects, of one drawing style where styles are known.")
 
 
 def test_diverse_images_are_all_images_of_one_prompt() -> None:
@@ -194,8 +221,6 @@ def test_the_worst_masks_come_first() -> None:
             one.subjects[0],
             20,
             MaskScore(iou, iou, False, False, False),
-            False,
-            False,
         )
         for one, iou in zip(benchmark().sets, (0.9, 0.2, 0.5, 0.8, 0.1, 0.7), strict=True)
     ]
@@ -279,6 +304,22 @@ def test_the_strip_has_attention_threshold_and_crf_for_every_concept() -> None:
     assert [row.label for row in grid.rows] == [
         f"<{name}> {stage}" for name in names for stage in ("attention", "threshold", "CRF")
     ]
+
+
+@pytest.mark.parametrize("switch", [{"normalise": "spread"}, {"crf_labels": "joint"}])
+def test_the_strip_shows_no_threshold_where_it_is_no_share_of_the_maximum(switch: dict[str, str]) -> None:
+    found = [
+        replace(
+            one,
+            units={"refined": replace(one.units["paper"], config={"tau": 0.5, **switch})},
+            ours="refined",
+        )
+        for one in results(("paper",))
+    ]
+    grid = strip_grid(found, Album())
+    assert grid is not None
+    assert "The threshold is not shown" in grid.note
+    assert {row.label.rpartition(" ")[2] for row in grid.rows} == {"attention", "CRF"}
 
 
 def test_attention_keeps_the_picture_where_it_is_full_and_darkens_it_where_it_is_nothing() -> None:
