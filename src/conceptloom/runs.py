@@ -66,7 +66,7 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
             with contextlib.suppress(OSError):  # a disk that has turned read-only keeps it
                 temporary.unlink()
             raise
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def expanded(path: str | Path) -> Path:
@@ -153,11 +153,11 @@ def _current_umask() -> int:
 _UMASK = _current_umask()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
-    if sys.platform == "win32":  # folders cannot be opened there
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, so that they survive a power cut; raises ``OSError`` where that fails."""
+    if sys.platform == "win32" and path.is_dir():  # folders cannot be opened there
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -165,6 +165,13 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Flush every file in ``folder`` and below, and the entries of its folders."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file() or path.is_dir():
+            sync(path)
 
 
 # The lock of a run folder -----------------------------------------------------------------------------------------

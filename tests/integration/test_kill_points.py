@@ -1,17 +1,19 @@
-"""Killed anywhere, a run goes on to the same bits: SIGKILL at a hundred points of a short run, drawn by a fixed seed.
+"""Killed anywhere, a run goes on to the same bits: at a hundred points of a short run, drawn by a fixed seed.
 
-Half of the points are just before a change on the disk (a file opened for writing, a folder made, a rename, a
-removal), so also in the middle of writing a checkpoint or the set, but never inside one file's write; half are at the
-run's own events, both sides of every change of stage among them. The killed process is a fork of this one, which has
-the model loaded.
+Fifty are at the run's own events, both sides of every change of stage among them, and forty just before a change on the
+disk (a file opened for writing, a folder made, a rename, a removal), so also in the middle of writing a checkpoint or
+the set: SIGKILL. Ten are inside one file's write: the system ends the process (SIGXFSZ) with the first so many bytes
+written. The killed process is a fork of this one, which has the model loaded.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from conceptloom.pictures import Picture
 from tiny_sets import content
 
 POINTS = 100
+AT_EVENTS, IN_WRITES = 50, 10
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
 CONFIG: dict[str, Any] = {
     "em_steps": 4,
@@ -91,6 +94,13 @@ def _die_at(changes: int | None, events: int | None) -> Callable[[object], None]
     return count
 
 
+def _die_writing(size: int) -> None:
+    """Let the system end this process inside the write that takes a file beyond so many bytes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def _in_a_child(work: Callable[[], None]) -> int:
     """Exit code of a forked child that does the work, negative when a signal ended it."""
     child = os.fork()
@@ -119,16 +129,30 @@ def _count(backbone: Backbone, out: Path) -> tuple[int, list[Stage]]:
     return changes[0], stages
 
 
-def _points(changes: int, stages: list[Stage]) -> list[tuple[int | None, int | None]]:
-    """Numbers of the changes and events to die at, `POINTS` in all."""
+@dataclass(frozen=True)
+class Point:
+    """Where to die: at so many changes on the disk, at so many events, or once a file has so many bytes."""
+
+    change: int | None = None
+    event: int | None = None
+    size: int | None = None
+
+
+def _points(changes: int, stages: list[Stage], largest: int) -> list[Point]:
+    """`POINTS` in all; files have up to `largest` bytes."""
     generator = np.random.default_rng(0)
     ends = {number for number, pair in enumerate(pairwise(stages), 1) if pair[0] != pair[1]}
     switches = ends | {number + 1 for number in ends}
     others = sorted(set(range(1, len(stages) + 1)) - switches)
-    wanted = min(len(stages), POINTS // 2)
+    wanted = min(len(stages), AT_EVENTS)
     at_events = [*switches, *generator.choice(others, wanted - len(switches), replace=False)]
-    at_changes = generator.choice(np.arange(1, changes + 1), POINTS - wanted, replace=False)
-    return [(int(at), None) for at in at_changes] + [(None, int(at)) for at in at_events]
+    sizes = generator.choice(np.arange(1, largest), IN_WRITES, replace=False)
+    at_changes = generator.choice(np.arange(1, changes + 1), POINTS - wanted - IN_WRITES, replace=False)
+    return [
+        *(Point(change=int(at)) for at in at_changes),
+        *(Point(event=int(at)) for at in at_events),
+        *(Point(size=int(at)) for at in sizes),
+    ]
 
 
 def _go_on(backbone: Backbone, out: Path) -> None:
@@ -151,19 +175,23 @@ def test_a_run_killed_at_any_of_a_hundred_points_ends_with_the_same_bits(
     _learn(
         tiny_backbone, tmp_path / "first", resume=False
     )  # the model's own images are in the cache from now on
-    points = _points(*_count(tiny_backbone, tmp_path / "whole"))
+    counted = _count(tiny_backbone, tmp_path / "whole")
     whole = content(tmp_path / "whole")
+    largest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    points = _points(*counted, largest)
     killed = 0
-    for number, (at_change, at_event) in enumerate(points):
+    for number, point in enumerate(points):
         out = tmp_path / f"set-{number}"
 
         def die() -> None:
-            hook = _die_at(at_change, at_event)  # noqa: B023 (called before the next point)
+            if point.size is not None:  # noqa: B023 (called before the next point)
+                _die_writing(point.size)  # noqa: B023
+            hook = _die_at(point.change, point.event)  # noqa: B023
             _learn(tiny_backbone, out, resume=False, on_progress=hook)  # noqa: B023
 
-        killed += _in_a_child(die) == -signal.SIGKILL
+        killed += _in_a_child(die) in (-signal.SIGKILL, -signal.SIGXFSZ)
         _go_on(tiny_backbone, out)
-        assert content(out) == whole, (at_change, at_event)
+        assert content(out) == whole, point
         assert not [*tmp_path.glob(f"set-{number}.learning"), *tmp_path.glob(f".set-{number}.*.tmp")]
     assert killed >= 0.95 * len(points)
     assert len(points) == POINTS

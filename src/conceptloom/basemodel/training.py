@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter, deque
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from conceptloom.concepts.storage import write_tensors
 from conceptloom.errors import DataError
+from conceptloom.runs import sync, sync_files
 from conceptloom.scenes.backgrounds import Photo
 from conceptloom.scenes.composer import Scene, SceneRules, random_scene
 from conceptloom.scenes.sprites import Sprite
@@ -190,15 +190,14 @@ def save_state(
     write_tensors(scratch / "state.safetensors", flat)
     counters = {"group_steps": [group.get("step", 0) for group in optimizer.param_groups]}
     (scratch / "meta.json").write_text(json.dumps(dict(meta) | counters), encoding="utf-8")
-    for path in scratch.iterdir():
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+    sync_files(scratch)
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         if old.exists():  # a save was cut short once the new one was complete
             shutil.rmtree(old)
         folder.rename(old)
     scratch.rename(folder)
+    sync(folder.parent)
     if old.exists():
         shutil.rmtree(old)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import json
 import os
@@ -24,7 +23,7 @@ from torch import Tensor
 from conceptloom.backbone import tensors as safe
 from conceptloom.errors import ConceptSetError
 from conceptloom.pictures.decoding import MAX_PIXELS
-from conceptloom.runs import is_device_name, naming
+from conceptloom.runs import is_device_name, naming, sync, sync_files
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = {"L": MAX_PIXELS, "RGB": 2**22}
@@ -45,7 +44,8 @@ def replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Call
         is_foreign: which entries of the old folder are somebody else's and move over to the new one.
 
     Raises:
-        OSError: the disk refuses; it names `folder`, which is as it was.
+        OSError: the disk refuses; it names `folder`, which is as it was (the new one, with the earlier beside it, where
+            only the parent's entries could not be flushed).
     """
     with naming(folder):
         _replace_folder(folder, write, is_foreign)
@@ -69,7 +69,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Cal
     try:
         fresh.mkdir()
         write(fresh)
-        _flush(fresh)
+        sync_files(fresh)
         if folder.exists():
             folder.rename(previous)
         fresh.rename(folder)
@@ -78,6 +78,7 @@ def _replace_folder(folder: Path, write: Callable[[Path], None], is_foreign: Cal
         if previous.exists() and not folder.exists():
             previous.rename(folder)
         raise
+    sync(folder.parent)  # before the earlier content goes
     if previous.exists():
         _take_over(previous, folder, is_foreign)
 
@@ -211,11 +212,3 @@ def _unreadable(path: Path, error: Exception) -> ConceptSetError:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
-
-
-def _flush(folder: Path) -> None:
-    """Make sure that what was written is on the disk before the rename that publishes it."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file, contextlib.suppress(OSError):
-                os.fsync(file.fileno())

@@ -27,7 +27,7 @@ from conceptloom.evaluation.rle import from_rle, to_rle
 from conceptloom.generation import generate_images
 from conceptloom.learning import DriftMeasured, Finished, MasksUpdated, Progress, run
 from conceptloom.pictures import load_picture, write_png
-from conceptloom.runs import write_json_atomic
+from conceptloom.runs import sync, sync_files, write_json_atomic
 
 RECORD = "unit.json"
 
@@ -198,8 +198,10 @@ def save_unit(result: UnitResult, root: Path) -> Path:
         ],
     }
     write_json_atomic(part / RECORD, record)
+    sync_files(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+    sync(root)
     return folder
 
 

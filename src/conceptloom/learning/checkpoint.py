@@ -14,14 +14,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from conceptloom.backbone.tensors import read_tensors, require_finite
 from conceptloom.concepts.storage import write_tensors
 from conceptloom.errors import RunError
-from conceptloom.runs import write_json_atomic
+from conceptloom.runs import sync, write_json_atomic
 
 FORMAT_VERSION = 2
 KEPT = 2
@@ -99,7 +99,7 @@ def _write(checkpoint: Checkpoint, partial: Path, final: Path) -> None:
     _remove_partial(partial.parent)
     partial.mkdir(parents=True)
     write_tensors(partial / _TENSORS, checkpoint.tensors)
-    _sync(partial / _TENSORS)
+    sync(partial / _TENSORS)
     state = {
         "format_version": FORMAT_VERSION,
         "position": checkpoint.position,
@@ -110,9 +110,9 @@ def _write(checkpoint: Checkpoint, partial: Path, final: Path) -> None:
     write_json_atomic(partial / _MANIFEST, {name: _entry(partial / name) for name in (_TENSORS, _STATE)})
     if final.exists():
         shutil.rmtree(final)
-    _sync(partial)
+    sync(partial)
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def save_start(folder: Path, description: Mapping[str, Any]) -> Path:
@@ -161,11 +161,11 @@ def require_same_run(checkpoint: Checkpoint, description: Mapping[str, Any]) -> 
 
 
 def _load(folder: Path) -> Checkpoint:
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    manifest = _read_json(folder / _MANIFEST)
     for name in (_TENSORS, _STATE):
         if _entry(folder / name) != manifest[name]:
             raise ValueError(f"{name} does not match its manifest")
-    stored = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    stored = _read_json(folder / _STATE)
     if stored["format_version"] != FORMAT_VERSION:
         raise RunError(
             f"checkpoint {folder.name} has format {stored['format_version']}, this version reads {FORMAT_VERSION}:"
@@ -177,6 +177,13 @@ def _load(folder: Path) -> Checkpoint:
         raise ValueError(f"{_STATE} holds no state and description")
     tensors = read_tensors(folder / _TENSORS)
     return Checkpoint(stored["position"], tensors, stored["state"], stored["description"])
+
+
+def _read_json(path: Path) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{path.name} holds {constant}")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def _complete_names(folder: Path) -> list[str]:
@@ -204,15 +211,6 @@ def _remove_empty(folder: Path) -> None:
 def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

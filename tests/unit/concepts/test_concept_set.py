@@ -22,6 +22,7 @@ from conceptloom.concepts import BaseModelRecord, Concept, ConceptSet, WeightsDe
 from conceptloom.concepts.storage import MAX_IMAGE_PIXELS, previous_of
 from conceptloom.errors import ConceptSetError
 from conceptloom.seeding import noise, numpy_generator
+from flushes import disk_events
 from hostile import MALFORMED
 
 DESCRIPTION, EMBEDDINGS, WEIGHTS = "concept_set.json", "learned_embeds.safetensors", "weights.safetensors"
@@ -280,6 +281,17 @@ def test_a_save_that_fails_leaves_the_earlier_set(folder: Path, monkeypatch: pyt
         example_set().with_concepts([Concept("dog")], {"dog": torch.zeros(1, 8)}).save(folder)
     assert ConceptSet.load(folder).concepts == example_set().concepts
     assert [path.name for path in folder.parent.iterdir()] == ["set"]
+
+
+def test_a_set_is_flushed_before_it_takes_the_place_of_the_earlier_one_and_its_parent_before_that_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = disk_events(monkeypatch)
+    example_set().save(folder)
+    published = told.index(("rename", folder.name))
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert files <= {name for what, name in told[:published] if what == "fsync"}
+    assert told[published + 1] == ("fsync", folder.parent.name)
 
 
 def test_a_crash_between_the_two_renames_loses_nothing(folder: Path) -> None:

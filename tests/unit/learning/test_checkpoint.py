@@ -17,6 +17,7 @@ from conceptloom.learning.checkpoint import (
     save_checkpoint,
     save_start,
 )
+from flushes import disk_events
 
 FILES = ("state.safetensors", "state.json", "manifest.json")
 
@@ -188,6 +189,38 @@ def test_a_partial_write_is_no_checkpoint_and_is_removed_by_the_next(tmp_path: P
     assert newest_position(tmp_path) == 1
     save_checkpoint(tmp_path, checkpoint(2))
     assert not partial.exists()
+
+
+def test_a_checkpoint_is_flushed_before_it_is_renamed_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = disk_events(monkeypatch)
+    save_checkpoint(tmp_path, checkpoint(2))
+    renamed = told.index(("rename", "00000002"))
+    for name in ("state.safetensors", "state.json", "manifest.json"):
+        assert any(what == "fsync" and name in where for what, where in told[:renamed]), name
+    assert ("fsync", tmp_path.name) in told[renamed:]
+
+
+def test_a_state_that_says_nan_is_damage(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint(1))
+    folder = save_checkpoint(tmp_path, checkpoint(2))
+    spoiled = (
+        (folder / "state.json").read_text(encoding="utf-8").replace('"state": {', '"state": {"a": NaN, ', 1)
+    )
+    (folder / "state.json").write_text(spoiled, encoding="utf-8")
+    manifest = {
+        name: {
+            "bytes": (folder / name).stat().st_size,
+            "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+        }
+        for name in ("state.safetensors", "state.json")
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    found = newest_checkpoint(tmp_path)
+    assert found.checkpoint is not None
+    assert found.checkpoint.position == 1
+    assert "holds NaN" in found.skipped[0]
 
 
 def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:
