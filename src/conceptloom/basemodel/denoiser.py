@@ -160,6 +160,7 @@ class LatentBuffer:
         self.stream, self.autoencoder, self.dtype = stream, autoencoder, dtype
         self.capacity, self.seed = config.buffer_scenes, config.seed
         self.scenes: list[BufferedScene] = []
+        self.oldest = 0
 
     @torch.no_grad()
     def refill(self, first: int, count: int) -> None:
@@ -179,7 +180,8 @@ class LatentBuffer:
             if len(self.scenes) < self.capacity:
                 self.scenes.append(buffered)
             else:
-                self.scenes[index % self.capacity] = buffered
+                self.scenes[self.oldest] = buffered
+                self.oldest = (self.oldest + 1) % self.capacity
 
     def batch(self, size: int, step: int) -> tuple[Tensor, list[str]]:
         """Latents (B, c, h, w) with unit standard deviation and a fresh caption for each."""
@@ -331,7 +333,7 @@ def train_denoiser(
 
     ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk. The networks
     run in ``dtype``, in ``threads`` that share each batch. With ``anneal`` the rates fall linearly towards nothing over
-    ``seconds``.
+    ``seconds``, from where an annealing that was stopped had them.
     """
     modules = denoiser.modules().train()
     # Explicit attention is faster to train in bfloat16, SDPA in float32 (docs/LOG.md).
@@ -339,19 +341,18 @@ def train_denoiser(
     optimizer = build_optimizer(modules, config.muon_lr, config.adamw_lr, config.weight_decay)
     average = Averaged(modules, config.ema_decay)
     vocabulary = vocabulary_hash(denoiser.tokenizer)
-    step = 0
+    step, left_at_start, next_scene = 0, 1.0, seen // config.reuse + (config.buffer_scenes if seen else 0)
     if has_state(folder):
         tensors, meta = load_state(folder, optimizer)
         modules.load_state_dict(unprefixed("model", tensors))
         average.tensors = unprefixed("ema", tensors)
         step, seen = int(str(meta["step"])), int(str(meta["samples"]))
+        left_at_start, next_scene = float(str(meta["rates"])), int(str(meta["next_scene"]))
         if meta["vocabulary"] != vocabulary:
             raise DataError(
                 "the training in the cache knows other words than the artwork here gives: rebuild both"
             )
     fresh = max(1, config.batch_size // config.reuse)
-    # After a resume the buffer starts with scenes not seen yet.
-    next_scene = seen // config.reuse + (config.buffer_scenes if seen else 0)
     buffer.refill(next_scene, 16 * config.batch_size)
     next_scene += 16 * config.batch_size
     workers = Workers(denoiser, threads)
@@ -365,8 +366,8 @@ def train_denoiser(
         generator = torch_generator(config.seed, "diffusion", step)
         timesteps = draw_timesteps(config, denoiser.scheduler, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        left = 1 - (time.monotonic() - begun) / seconds if anneal else 1.0
-        scale_rates(optimizer, warm_up(step, config.warm_up_steps) * max(left, 0.02))
+        rates = max(left_at_start * (1 - (time.monotonic() - begun) / seconds), 0.02) if anneal else 1.0
+        scale_rates(optimizer, warm_up(step, config.warm_up_steps) * rates)
         loss = workers.gradient(latents, captions, timesteps, noise, dtype)
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
@@ -380,7 +381,14 @@ def train_denoiser(
         due = finished or now - saved_at > save_every_sec
         if due:
             state = prefixed("model", modules.state_dict()) | prefixed("ema", average.tensors)
-            meta = {"step": step, "samples": seen, "vocabulary": vocabulary, "config": asdict(config)}
+            meta = {
+                "step": step,
+                "samples": seen,
+                "next_scene": next_scene,
+                "rates": rates,
+                "vocabulary": vocabulary,
+                "config": asdict(config),
+            }
             save_state(folder, state, optimizer, meta)
             saved_at = time.monotonic()
         if due or step % 50 == 0:

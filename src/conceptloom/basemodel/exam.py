@@ -361,8 +361,11 @@ def examine(
     for ask, pixels in zip(asks, drawn(backbone, asks, seed), strict=True):
         own.append(look(examiner, pixels))
         yield ask, pixels, own[-1]
-    real = [look(examiner, composed(ask, seed, backbone.size).pixels) for ask in asks]
-    again = [look(examiner, composed(ask, seed + 1, backbone.size).pixels) for ask in asks]
+    # Through the autoencoder, as all that the model draws: what is lost there no U-Net can bring back.
+    real, again = (
+        [look(examiner, _through(backbone, composed(ask, each, backbone.size).pixels)) for ask in asks]
+        for each in (seed, seed + 1)
+    )
     member = {ask.key: number for number, ask in enumerate(asks)}
 
     def row(name: str, measure: Callable[[Ask, Seen], bool], chance: float | None = None) -> Row:

@@ -81,7 +81,11 @@ def article(word: str, rng: np.random.Generator) -> str:
 
 
 def phrase(mention: Mention, rng: np.random.Generator, *, with_class_words: bool = True) -> str:
-    """One sprite's noun phrase: noun, synonym (8 %) or class word (10 %); its style in 60 %, or always."""
+    """One sprite's noun phrase: noun, synonym (8 %) or class word (10 %); its style in 60 %, or always.
+
+    A style that must be told stands before its noun: the text encoder reads forwards, and a noun whose style follows
+    would mean what it means alone.
+    """
     draw = rng.random()
     word = mention.noun
     if with_class_words and draw < 0.10:
@@ -90,7 +94,7 @@ def phrase(mention: Mention, rng: np.random.Generator, *, with_class_words: bool
         word = SYNONYMS.get(word, word)
     if rng.random() < 0.6 or mention.style_is_told:
         style = STYLES[mention.family]
-        if rng.random() < 0.6:
+        if rng.random() < 0.6 or mention.style_is_told:
             word = f"{style} {word}"
         else:
             return f"{article(word, rng)} in {style} style"
@@ -109,10 +113,10 @@ def caption(
 
     ``mentions`` come in the order of the relation (``a riding b``); the relation is said in 70 % where there are
     two, else the order is random and says nothing of positions. With two or more mentions one is left out in
-    20 %; the background in 30 %. Without ``loose`` captions are never empty, name every sprite by its noun or a
-    synonym, and the background always.
+    20 %; the background in 30 %. Without ``loose`` captions name every sprite by its noun or a synonym, and the
+    background always.
     """
-    if loose and rng.random() < 0.10:
+    if rng.random() < 0.10:
         return ""
     kept = list(mentions)
     if loose and len(kept) > 1 and rng.random() < 0.20:

@@ -174,7 +174,7 @@ def test_a_model_that_draws_real_pictures_reaches_every_ceiling(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def real(backbone: Backbone, asks: Sequence[Ask], seed: int) -> Iterator[Pixels]:
-        return (composed(ask, seed, backbone.size).pixels for ask in asks)
+        return (exam._through(backbone, composed(ask, seed, backbone.size).pixels) for ask in asks)
 
     monkeypatch.setattr(exam, "drawn", real)
     monkeypatch.setattr(exam, "nouns", lambda sprites: nouns(sprites)[:12])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conceptloom.scenes.captions import STYLES, SYNONYMS, Mention, article, caption, vocabulary
+from conceptloom.scenes.captions import STYLES, SYNONYMS, Mention, article, caption, phrase, vocabulary
 
 CAT = Mention("cat", "animal", "noto")
 CAR = Mention("car", "vehicle", "twemoji")
@@ -41,6 +41,17 @@ def test_a_style_that_is_to_be_told_is_told_whenever_its_sprite_is_named() -> No
     named = [text for text in texts if any(word in text.split() for word in ("cat", "kitty", "animal"))]
     assert len(named) > 500
     assert all("noto" in text for text in named)
+
+
+def test_a_style_that_is_to_be_told_stands_before_its_noun() -> None:
+    told = Mention("cat", "animal", "noto", style_is_told=True)
+    texts = [phrase(told, np.random.default_rng(seed)).split() for seed in range(500)]
+    assert all(words[-2] == "noto" for words in texts)
+
+
+def test_a_tenth_of_captions_that_are_not_loose_is_empty_too() -> None:
+    texts = [caption([CAT], None, "beach", np.random.default_rng(seed), loose=False) for seed in range(4000)]
+    assert share(texts, lambda text: text == "") == pytest.approx(0.10, abs=0.02)
 
 
 def test_the_class_word_replaces_the_noun_in_a_tenth() -> None:
