@@ -1,8 +1,9 @@
 """What the built-in model draws when asked, in the examiner's eyes, and what its autoencoder leaves of a picture.
 
 Every measure stands beside its ceiling: the same measure on pictures composed to the same prompts of the drawings and
-photographs that the model was taught, sent through its autoencoder; of a picture's PSNR and Lab error through the autoencoder that is a copy's,
-infinite and 0. Where guessing pays it stands beside its chance level, too. Prompts follow from the seed alone.
+photographs that the model was taught, sent through its autoencoder; of a picture's PSNR and Lab error through the
+autoencoder that is a copy's, infinite and 0. Where guessing pays it stands beside its chance level, too. Prompts follow
+from the seed alone.
 """
 
 from __future__ import annotations
