@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,32 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_field(
     stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
     with pytest.raises(RunError, match=r"config\.token_lr was 0\.01, is 0\.02"):
         next(iter(run(request_for(token_lr=0.02), tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_other_pixels_is_refused_by_field(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    first, second = request_for().pictures
+    other = replace(request_for(), pictures=(replace(first, picture=picture("first", 2)), second))
+    with pytest.raises(RunError, match=r"\(pictures\.first\.pixels was \w{12}\.\.\., is \w{12}\.\.\.\)"):
+        next(iter(run(other, tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_another_initializer_word_is_refused_by_field(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    cat, *others = request_for().concepts
+    other = replace(request_for(), concepts=(replace(cat, initializer="penguin"), *others))
+    with pytest.raises(RunError, match=r"\(concepts\.cat\.initializer was cat, is penguin\)"):
+        next(iter(run(other, tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_another_base_model_is_refused_by_field(
+    tiny_backbone: Backbone, tiny_v_backbone: Backbone, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    with pytest.raises(RunError, match=r"\(base_model was \w{12}\.\.\., is \w{12}\.\.\.\)"):
+        next(iter(run(request_for(), tiny_v_backbone, tmp_path / "run", resume=True)))
 
 
 def test_a_checkpoint_of_another_precision_is_refused(
