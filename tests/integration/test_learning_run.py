@@ -35,6 +35,7 @@ from conceptloom.learning import (
 from conceptloom.learning.batches import Batch, Material
 from conceptloom.learning.checkpoint import newest_checkpoint
 from conceptloom.pictures import Picture, write_png
+from tiny_models import out_of_memory
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -606,6 +607,24 @@ def test_running_out_of_memory_is_told_in_one_line(
     monkeypatch.setattr(tiny_backbone, "predict", predict)
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at batch_size 2: .* smaller batch_size"):
         work(tiny_backbone, tmp_path / "run")
+
+
+def test_after_running_out_of_memory_for_good_the_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(train="lora", checkpoint_every=1)
+    whole = finish(run(request, tiny_backbone, tmp_path / "whole"))
+    events = run(request, tiny_backbone, tmp_path / "short")
+    saved = (event for event in events if isinstance(event, CheckpointSaved))
+    assert any((event.stage, event.step) == ("em", 2) for event in saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_backbone, "predict", out_of_memory)
+        with pytest.raises(DeviceError, match="ran out of memory"):
+            list(events)
+    resumed = list(run(request, tiny_backbone, tmp_path / "short", resume=True))
+    (start,) = [event for event in resumed if isinstance(event, Resumed)]
+    assert (start.stage, start.step, start.skipped) == ("em", 2, ())
+    assert_same_set(finish(iter(resumed)), whole)
 
 
 def test_two_concepts_of_one_word_do_not_start_equal(tiny_backbone: Backbone) -> None:
