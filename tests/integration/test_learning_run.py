@@ -498,6 +498,15 @@ def test_concepts_that_learned_the_same_meaning_are_told() -> None:
     assert trainer.same_meanings(rows, ["ann", "bea", "cat", "cat"]) == [("ann", "bea")]
 
 
+def test_a_run_whose_concepts_end_with_the_same_rows_says_so(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    first = finish(run(request_for(em_steps=0), tiny_backbone, tmp_path / "first"))
+    equal = replace(first, embeddings={**first.embeddings, "beach": first.embeddings["cat"].clone()})
+    events = list(run(request_for(equal, em_steps=0), tiny_backbone, tmp_path / "second"))
+    assert [event.text for event in events if isinstance(event, Noticed)] == [
+        "<cat> and <beach> have learned nearly the same meaning: show them in pictures apart"
+    ]
+
+
 class ShortOfMemory:
     """A U-Net that has room for one picture with gradients."""
 
