@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from conceptloom.errors import PictureError
-from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture, load_strokes
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -151,6 +151,21 @@ def test_a_mask_lies_on_its_concept_however_either_was_turned(
     )
     np.testing.assert_array_equal(picture.pixels[mask], np.full((140, 3), [250, 10, 10]))
     np.testing.assert_array_equal(mask, concept)
+
+
+@pytest.mark.parametrize("of_picture", range(1, 9))
+@pytest.mark.parametrize("of_strokes", [1, 3, 6])
+def test_strokes_lie_on_their_concept_however_either_was_turned(
+    tmp_path: Path, of_picture: int, of_strokes: int
+) -> None:
+    concept = box(32, 48, slice(2, 12), slice(30, 44))
+    shown = np.where(concept[..., None], np.uint8([250, 10, 10]), np.uint8([10, 10, 250]))
+    painted = np.full((32, 48, 3), 128, np.uint8)
+    painted[4, 31:40], painted[20:30, 3] = 255, 0
+    picture = load_picture(save_turned(tmp_path / "a.png", shown, of_picture))
+    strokes = load_strokes(save_turned(tmp_path / "strokes.png", painted, of_strokes), picture.size)
+    np.testing.assert_array_equal(picture.pixels[strokes.is_it], np.full((9, 3), [250, 10, 10]))
+    np.testing.assert_array_equal(picture.pixels[strokes.is_not], np.full((10, 3), [10, 10, 250]))
 
 
 def test_a_mask_painted_on_a_picture_that_lay_on_its_side_is_refused_with_what_to_do(tmp_path: Path) -> None:
