@@ -68,8 +68,9 @@ def files(
         assert (name, device, dtype) == (str(tiny_folder), "cpu", "float32")
         return tiny_backbone
 
-    for module in ("conceptloom.learning.api", "conceptloom.learning.segment", "conceptloom.generation.api"):
-        monkeypatch.setattr(import_module(module), "load_backbone", load)
+    modules = ("backbone", "learning.api", "learning.segment", "generation.api")
+    for module in modules:
+        monkeypatch.setattr(import_module(f"conceptloom.{module}"), "load_backbone", load)
     return tmp_path
 
 
@@ -357,6 +358,7 @@ COMMANDS = {
     "generate": ("{disk}/set", PROMPT, "--out", "{disk}/images"),
     "generate here": ("{disk}/set", PROMPT, "--out", "{disk}/empty"),
     "segment": ("{files}/yard.png", "--concept", "cat=cat", "--out", "{disk}/masks"),
+    "discover": ("{files}/yard.png", "--out", "{disk}/masks"),
     "evaluate": ("--benchmark", "folder", "--data", "{files}", "--out", "{disk}/evaluation"),
 }
 
@@ -433,15 +435,21 @@ def test_images_drawn_before_the_disk_failed_are_whole(
 
 
 @pytest.mark.slow
-def test_masks_are_written_all_or_not_at_all(on_small_disk: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("segment", ("--concept", "cat=cat")), ("discover", ("--word", "cat", "--place", "beach", "--most", 1))],
+)
+def test_masks_are_written_all_or_not_at_all(
+    verb: str, words: tuple[object, ...], on_small_disk: Callable[..., None]
+) -> None:
     def work(scene: Scene) -> None:
         out = scene.disk.root / "out"
 
-        def segment(**fault: Any) -> Ended:
-            what = ("segment", scene.files / "yard.png", "--concept", "cat=cat", "--out", out)
+        def find(**fault: Any) -> Ended:
+            what = (verb, scene.files / "yard.png", *words, "--out", out)
             return run_command([*what, *scene.base], scene.disk, **fault)
 
-        assert segment().code == 0
+        assert find().code == 0
         whole = bits(out)
         assert whole
 
@@ -449,7 +457,7 @@ def test_masks_are_written_all_or_not_at_all(on_small_disk: Callable[..., None])
             assert bits(out) == (whole if ended.code == 0 or site is None else {})
             assert site is None or site.fault == "read-only" or scene.disk.names() <= {"out"}
 
-        fail_everywhere(scene.disk, segment, check)
+        fail_everywhere(scene.disk, find, check)
 
     on_small_disk(work)
 

@@ -19,6 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from conceptloom.cli import FAILED, build_app
+from conceptloom.evaluation.coco_format import write_benchmark
+from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.pictures import write_png
 
 SHORT = {
@@ -232,31 +234,63 @@ def inside(content: bytes) -> bytes:
     return opened
 
 
+def given_with_secrets(*names: str) -> None:
+    """Pictures, masks and strokes by their names, all with all secrets."""
+    for seed, name in enumerate(names):
+        pixels = scene(seed)
+        if re.search("mask|stroke", name):
+            pixels = np.repeat(middle()[..., None] * np.uint8(255), 3, axis=-1)
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        with_secrets(name, pixels)
+        assert all(secret.encode() in _raw(Path(name)) for secret in ("Paula-Geheim", "secret prompt"))
+
+
+def require_no_secrets(*folders: str) -> set[str]:
+    """The endings of the files in these folders, none of which holds a secret."""
+    written = [path for name in folders for path in Path(name).rglob("*") if path.is_file()]
+    for path in written:
+        content = inside(path.read_bytes())
+        assert [secret for secret in SECRETS if secret.encode() in content] == [], path
+    return {path.suffix for path in written}
+
+
 def test_nothing_that_a_picture_holds_beside_its_pixels_is_ever_written(
     on_tiny: Callable[..., Result],
 ) -> None:
-    Path("given").mkdir()
-    for seed, name in enumerate(("yard.jpg", "park.webp", "path.png", "mask.png", "stroke.png")):
-        pixels = scene(seed)
-        if name in ("mask.png", "stroke.png"):
-            pixels = np.repeat(middle()[..., None] * np.uint8(255), 3, axis=-1)
-        with_secrets(f"given/{name}", pixels)
-        assert all(
-            secret.encode() in _raw(Path("given", name)) for secret in ("Paula-Geheim", "secret prompt")
-        )
+    names = ("yard.jpg", "park.webp", "path.png", "mask.png", "stroke.png")
+    given_with_secrets(*(f"given/{name}" for name in names))
     pictures = [f"given/{name}" for name in ("yard.jpg", "park.webp", "path.png")]
     hints = ("--mask", "yard:cat=given/mask.png", "--stroke", "path:cat=given/stroke.png")
     on_tiny("learn", *pictures, "--concept", "cat=cat", *hints, "--config", "short.json", "--out", "set")
     on_tiny("segment", *pictures, "--set", "set", *hints, "--out", "masks")
     on_tiny("generate", "set", "a <cat>", "--steps", "1", "--out", "images")
-    written = [
-        path for name in ("set", "masks", "images") for path in Path(name).rglob("*") if path.is_file()
-    ]
-    kinds = {path.suffix for path in written}
+    kinds = require_no_secrets("set", "masks", "images")
     assert {".png", ".html", ".json", ".jsonl", ".safetensors"} <= kinds
-    for path in written:
-        content = inside(path.read_bytes())
-        assert [secret for secret in SECRETS if secret.encode() in content] == [], path
+
+
+@pytest.mark.parametrize("name", ["yard.jpg", "park.webp", "path.png"])
+def test_discover_writes_nothing_that_a_picture_holds_beside_its_pixels(
+    name: str, on_tiny: Callable[..., Result]
+) -> None:
+    given_with_secrets(f"given/{name}")
+    words = ("--word", "cat", "--place", "beach", "--most", "1")
+    told = on_tiny("discover", f"given/{name}", *words, "--out", "found").output
+    assert [secret for secret in SECRETS if secret in told] == []
+    assert require_no_secrets("found") == {".png", ".json"}
+
+
+def test_a_benchmark_of_ones_own_sets_holds_nothing_that_a_picture_holds_beside_its_pixels() -> None:
+    own = ("yard.jpg", "park.webp", "path.png", "masks/yard/cat.png", "masks/path/cat.png")
+    given_with_secrets(*(f"sets/garden/{name}" for name in own), "sets/den/img.jpg", "sets/den/mask0.png")
+    told = {
+        "concepts": {"cat": {"word": "cat"}, "lawn": {"word": "grass", "kind": "background"}},
+        "prompts": [{"text": "a <cat> on the <lawn>", "place": "lawn"}],
+    }
+    for name in ("garden", "den"):
+        Path("sets", name, "set.json").write_text(json.dumps(told))
+    write_benchmark(folder_benchmark("sets"), "benchmark")
+    assert len(list(Path("benchmark/images").iterdir())) == 4
+    assert require_no_secrets("benchmark") == {".png", ".json"}
 
 
 def _raw(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from conceptloom.learning import (
 from conceptloom.learning.batches import Batch, Material
 from conceptloom.learning.checkpoint import newest_checkpoint
 from conceptloom.pictures import Picture, write_png
+from tiny_models import out_of_memory
 
 SHORT: dict[str, Any] = {
     "em_steps": 4,
@@ -206,6 +208,32 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_field(
     stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
     with pytest.raises(RunError, match=r"config\.token_lr was 0\.01, is 0\.02"):
         next(iter(run(request_for(token_lr=0.02), tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_other_pixels_is_refused_by_field(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    first, second = request_for().pictures
+    other = replace(request_for(), pictures=(replace(first, picture=picture("first", 2)), second))
+    with pytest.raises(RunError, match=r"\(pictures\.first\.pixels was \w{12}\.\.\., is \w{12}\.\.\.\)"):
+        next(iter(run(other, tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_another_initializer_word_is_refused_by_field(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    cat, *others = request_for().concepts
+    other = replace(request_for(), concepts=(replace(cat, initializer="penguin"), *others))
+    with pytest.raises(RunError, match=r"\(concepts\.cat\.initializer was cat, is penguin\)"):
+        next(iter(run(other, tiny_backbone, tmp_path / "run", resume=True)))
+
+
+def test_a_checkpoint_of_another_base_model_is_refused_by_field(
+    tiny_backbone: Backbone, tiny_v_backbone: Backbone, tmp_path: Path
+) -> None:
+    stop_after(run(request_for(), tiny_backbone, tmp_path / "run"), "em", 1)
+    with pytest.raises(RunError, match=r"\(base_model was \w{12}\.\.\., is \w{12}\.\.\.\)"):
+        next(iter(run(request_for(), tiny_v_backbone, tmp_path / "run", resume=True)))
 
 
 def test_a_checkpoint_of_another_precision_is_refused(
@@ -470,6 +498,15 @@ def test_concepts_that_learned_the_same_meaning_are_told() -> None:
     assert trainer.same_meanings(rows, ["ann", "bea", "cat", "cat"]) == [("ann", "bea")]
 
 
+def test_a_run_whose_concepts_end_with_the_same_rows_says_so(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    first = finish(run(request_for(em_steps=0), tiny_backbone, tmp_path / "first"))
+    equal = replace(first, embeddings={**first.embeddings, "beach": first.embeddings["cat"].clone()})
+    events = list(run(request_for(equal, em_steps=0), tiny_backbone, tmp_path / "second"))
+    assert [event.text for event in events if isinstance(event, Noticed)] == [
+        "<cat> and <beach> have learned nearly the same meaning: show them in pictures apart"
+    ]
+
+
 class ShortOfMemory:
     """A U-Net that has room for one picture with gradients."""
 
@@ -579,6 +616,24 @@ def test_running_out_of_memory_is_told_in_one_line(
     monkeypatch.setattr(tiny_backbone, "predict", predict)
     with pytest.raises(DeviceError, match=r"^'cpu' ran out of memory at batch_size 2: .* smaller batch_size"):
         work(tiny_backbone, tmp_path / "run")
+
+
+def test_after_running_out_of_memory_for_good_the_run_goes_on_from_its_newest_checkpoint_to_the_same_bits(
+    tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(train="lora", checkpoint_every=1)
+    whole = finish(run(request, tiny_backbone, tmp_path / "whole"))
+    events = run(request, tiny_backbone, tmp_path / "short")
+    saved = (event for event in events if isinstance(event, CheckpointSaved))
+    assert any((event.stage, event.step) == ("em", 2) for event in saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_backbone, "predict", out_of_memory)
+        with pytest.raises(DeviceError, match="ran out of memory"):
+            list(events)
+    resumed = list(run(request, tiny_backbone, tmp_path / "short", resume=True))
+    (start,) = [event for event in resumed if isinstance(event, Resumed)]
+    assert (start.stage, start.step, start.skipped) == ("em", 2, ())
+    assert_same_set(finish(iter(resumed)), whole)
 
 
 def test_two_concepts_of_one_word_do_not_start_equal(tiny_backbone: Backbone) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +26,7 @@ from conceptloom.errors import ConceptSetError
 from conceptloom.seeding import noise, numpy_generator
 from flushes import disk_events
 from hostile import MALFORMED
+from mutations import json_like, value_or_refusal
 
 DESCRIPTION, EMBEDDINGS, WEIGHTS = "concept_set.json", "learned_embeds.safetensors", "weights.safetensors"
 
@@ -341,6 +344,25 @@ def test_a_damaged_description_is_refused(folder: Path, content: bytes) -> None:
 def test_a_newer_format_is_refused_with_what_to_do(folder: Path) -> None:
     change(folder, format_version=2)
     refused(folder, "update conceptloom")
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved set whose description may be damaged."""
+    folder = tmp_path_factory.mktemp("damaged") / "set"
+    example_set().save(folder)
+    shutil.copy(folder / DESCRIPTION, folder / "whole.json")
+    return folder
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_a_set_whose_description_has_any_content_is_read_or_refused_in_one_line(
+    damaged: Path, data: st.DataObject
+) -> None:
+    content = data.draw(json_like(json.loads((damaged / "whole.json").read_text())))
+    read = value_or_refusal(lambda path: ConceptSet.load(path.parent), damaged / DESCRIPTION, content)
+    assert read is None or read.placeholders == {"<cat>": 2, "<köter>": 1}
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])

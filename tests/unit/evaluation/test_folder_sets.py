@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conceptloom.errors import ConceptloomError
 from conceptloom.evaluation.benchmark import Benchmark
@@ -17,6 +19,7 @@ from conceptloom.evaluation.coco_format import load_benchmark, write_benchmark
 from conceptloom.evaluation.folder_sets import folder_benchmark
 from conceptloom.learning import build_request, resolve_config
 from conceptloom.pictures import write_png
+from mutations import json_like, value_or_refusal
 
 HEIGHT, WIDTH = 20, 30
 GARDEN: dict[str, Any] = {
@@ -41,11 +44,15 @@ def half(left: bool) -> np.ndarray:
     return mask if left else mask[:, ::-1]
 
 
+def paint(folder: Path) -> None:
+    for name, grey in (("first", 40), ("second", 90)):
+        write_png(folder / "garden" / f"{name}.png", np.full((HEIGHT, WIDTH, 3), grey, np.uint8))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with one set of two pictures."""
-    for name, grey in (("first", 40), ("second", 90)):
-        write_png(tmp_path / "garden" / f"{name}.png", np.full((HEIGHT, WIDTH, 3), grey, np.uint8))
+    paint(tmp_path)
     describe(tmp_path)
     return tmp_path
 
@@ -74,6 +81,18 @@ def test_the_example_of_the_documents_is_read_with_the_masks_it_shows(tmp_path: 
         "park": [],
         "porch": ["cat", "lawn"],
     }
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_a_set_whose_description_has_any_content_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "any-sets"
+    paint(root)
+    content = data.draw(json_like(GARDEN))
+    benchmark = value_or_refusal(lambda _: folder_benchmark(root), root / "garden" / "set.json", content)
+    assert benchmark is None or [one.name for one in benchmark.sets] == ["garden"]
 
 
 # In COCO format

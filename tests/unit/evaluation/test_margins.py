@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conceptloom.errors import ConfigError, DataError
 from conceptloom.evaluation import margins
@@ -22,6 +24,7 @@ from conceptloom.evaluation.margins import (
     save_margin,
     shipped_margin,
 )
+from mutations import json_like, value_or_refusal
 
 SETS = builtin_benchmark("dev", 1).sets
 KEY = margin_key("examiner-0123456789ab", "abcdefabcdef0123")
@@ -111,6 +114,17 @@ def test_a_margin_that_was_left_is_read_back_exactly(tmp_path: Path) -> None:
     exact = MARGIN.model_copy(update={"value": 0.1 + 0.2})
     save_margin(KEY, exact, tmp_path / "margins.json")
     assert load_margin(KEY, tmp_path / "margins.json") == exact
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_margins_of_any_content_are_of_dev_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = data.draw(json_like({KEY: plain(), "other/0": plain()}))
+    path = tmp_path_factory.getbasetemp() / "any-margins.json"
+    margin = value_or_refusal(lambda path: load_margin(KEY, path), path, content)
+    assert margin is None or (margin.is_of_dev and margin.value >= 0)
 
 
 def test_what_is_left_can_ship_as_it_is(shipped: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from conceptloom.errors import DataError
@@ -18,6 +20,7 @@ from conceptloom.evaluation.report import (
     GridRow,
     Line,
     Measured,
+    Panel,
     Report,
     Row,
     Table,
@@ -28,6 +31,7 @@ from conceptloom.evaluation.report import (
     save_report,
 )
 from conceptloom.evaluation.statistics import Interval
+from mutations import json_like, value_or_refusal
 from report_fixture import plain_report, sample_report
 
 PIXELS = np.full((16, 24, 3), (200, 40, 90), np.uint8)
@@ -85,6 +89,25 @@ def test_a_whole_number_beyond_what_json_readers_agree_on_is_refused(tmp_path: P
     with pytest.raises(DataError) as raised:
         load_report(tmp_path / "report.json")
     assert "\n" not in str(raised.value)
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_a_report_of_any_content_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    parts = {
+        "tables": (table(Measured(value=0.5, low=0.4, high=0.6), 3, "no", None),),
+        "curves": (curves(panels=(Panel(title="p", lines=(line(low=(0.0, 0.5), high=(0.5, 1.0)),)),)),),
+        "grids": (grid(GridRow(label="r", tiles=(Tile(picture="p", caption="<cat>"),)), columns=("x",)),),
+        "pictures": {"p": encoded(PIXELS)},
+    }
+    content = data.draw(json_like(plain_report(**parts).model_dump(mode="json")))
+    path = tmp_path_factory.getbasetemp() / "any-report.json"
+    report = value_or_refusal(load_report, path, content)
+    assert report is None or set(report.pictures) >= {
+        tile.picture for one in report.grids for row in one.rows for tile in row.tiles if tile.picture
+    }
 
 
 def test_the_same_report_is_the_same_file(tmp_path: Path) -> None:

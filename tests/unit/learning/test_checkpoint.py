@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from conceptloom.errors import RunError
@@ -18,6 +20,7 @@ from conceptloom.learning.checkpoint import (
     save_start,
 )
 from flushes import disk_events
+from mutations import json_like, value_or_refusal
 
 FILES = ("state.safetensors", "state.json", "manifest.json")
 
@@ -112,6 +115,24 @@ def test_tensors_that_their_manifest_belies_are_damage(tmp_path: Path) -> None:
     manifest["state.safetensors"] = {"bytes": 10, "sha256": digest}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     assert newest_position(tmp_path) == 1
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), name=st.sampled_from(["state.json", "manifest.json"]), is_sealed=st.booleans())
+def test_a_checkpoint_whose_state_or_manifest_has_any_content_is_read_passed_over_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str, is_sealed: bool
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "any-checkpoint"
+    save_checkpoint(root, checkpoint(1))
+    folder = save_checkpoint(root, checkpoint(2))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = data.draw(json_like(json.loads((folder / name).read_text())))
+    if name == "state.json" and is_sealed:  # by somebody who can compute a hash
+        manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = value_or_refusal(lambda _: newest_checkpoint(root), folder / name, content)
+    assert found is None or (found.checkpoint is not None and found.checkpoint.position in (1, 2))
+    assert found is None or all("00000002 is damaged" in skipped for skipped in found.skipped)
 
 
 def damage(folder: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import configuration_page
@@ -14,6 +16,7 @@ from conceptloom.errors import ConfigError
 from conceptloom.learning.config import CRFSettings, LearnConfig, read_config_file
 from conceptloom.learning.presets import PRESETS, resolve_config
 from conceptloom.masks import CRFConfig, MaskRules
+from mutations import bytes_like, json_like, value_or_refusal
 
 
 @pytest.mark.parametrize("family", PRESETS)
@@ -264,6 +267,29 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json"):
         read_config_file(tmp_path / "none.json")
+
+
+GIVEN: dict[str, Any] = {
+    "method": "paper",
+    "seed": 7,
+    "token_lr": 0.001,
+    "timestep_range": [0.1, 0.9],
+    "validation_prompt": "a <cat>",
+    "mask_update_every": None,
+    "crf": {"scale": 0.5, "iterations": 3},
+}
+TOML = b'method = "paper"\ntoken_lr = 5e-4\nseed = 0x10\ntimestep_range = [0.1, 0.9]\n[crf]\niterations = 3\n'
+YAML = b"method: paper\ntoken_lr: 5e-4\nseed: 0x10\ntimestep_range: [0.1, 0.9]\ncrf: {iterations: 3}\n"
+FILES = {"json": json_like(GIVEN), "toml": bytes_like(TOML), "yaml": bytes_like(YAML)}
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), kind=st.sampled_from(list(FILES)))
+def test_a_file_of_any_content_gives_settings_or_is_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any-settings.{kind}"
+    value_or_refusal(lambda path: resolve_config("sd", read_config_file(path)), path, data.draw(FILES[kind]))
 
 
 @pytest.mark.parametrize("part", [(0.7, 0.3), (0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from conceptloom.concepts import BaseModelRecord, ConceptSet
 from conceptloom.learning import (
     Finished,
+    MasksUpdated,
     Noticed,
     Progress,
     Recorder,
@@ -104,3 +106,35 @@ def test_previews_beyond_the_checkpoint_go_and_pictures_of_others_stay(tmp_path:
         write_png(masks / name, PIXELS)
     go_on(tmp_path / "set", 3)
     assert sorted(path.name for path in masks.iterdir()) == sorted({*names} - {"em-000007.png"})
+
+
+def updated(rescued: tuple[str, ...], collapsed: tuple[str, ...]) -> MasksUpdated:
+    masks = np.eye(16, dtype=np.bool_)[None]
+    return MasksUpdated("em", 9, 9, "garden", ("cat",), masks, None, (0.5,), rescued, collapsed)
+
+
+@pytest.mark.parametrize(("rescued", "collapsed"), [((), ()), (("cat",), ()), ((), ("cat",))])
+def test_the_metrics_name_every_refused_and_every_collapsed_mask(
+    rescued: tuple[str, ...], collapsed: tuple[str, ...], tmp_path: Path
+) -> None:
+    def events() -> Generator[Progress, None, None]:
+        yield updated(rescued, collapsed)
+        yield from end()
+
+    list(Recorder(REQUEST, tmp_path / "set", resume=False).record(events()))
+    (row,) = read_jsonl(tmp_path / "set" / "metrics.jsonl")
+    assert (row["rescued"], row["collapsed"]) == (list(rescued), list(collapsed))
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, ""), (3, "; 3 of its updates refused")])
+def test_the_page_says_how_many_of_a_concepts_updates_were_refused(
+    count: int, told: str, tmp_path: Path
+) -> None:
+    learned = replace(LEARNED, provenance={"rescues": {"garden": {"cat": count}}, "drift": {}})
+
+    def events() -> Generator[Progress, None, None]:
+        yield updated((), ())
+        yield Finished("em", 9, 9, concept_set=learned)
+
+    list(Recorder(REQUEST, tmp_path / "set", resume=False).record(events()))
+    assert f"covers 6% of garden{told}</span>" in (tmp_path / "set" / "index.html").read_text()

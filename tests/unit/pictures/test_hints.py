@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from conceptloom.errors import PictureError
 from conceptloom.pictures import Hint, box_hint, combined, load_mask_hint, load_strokes, square_frame_mask
+from mutations import bytes_like, value_or_refusal
 
 
 def _half(height: int = 8, width: int = 8) -> np.ndarray:
@@ -63,6 +67,25 @@ def test_strokes_of_another_size_are_refused_naming_both(tmp_path: Path) -> None
     path = _save(tmp_path / "strokes.png", np.full((16, 20, 3), 255, dtype=np.uint8))
     with pytest.raises(PictureError, match="20 x 16 px, the picture 16 x 16"):
         load_strokes(path, (16, 16))
+
+
+def _stroke_file(kind: str) -> bytes:
+    pixels = np.full((16, 16, 4), 128, dtype=np.uint8)
+    pixels[2:5, :8], pixels[9:12, :8], pixels[14] = 255, (0, 0, 0, 255), 0
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels)
+    (image.convert("RGB") if kind == "JPEG" else image).save(stream, format=kind)
+    return stream.getvalue()
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "WEBP"]))
+def test_a_file_of_strokes_of_any_content_is_a_hint_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    path, content = tmp_path_factory.getbasetemp() / "any-strokes", data.draw(bytes_like(_stroke_file(kind)))
+    hint = value_or_refusal(lambda path: load_strokes(path, (16, 16)), path, content)
+    assert hint is None or (hint.is_it | hint.is_not).any()
 
 
 def test_a_box_and_strokes_say_more_together() -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from conceptloom.errors import PictureError
-from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
+from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture, load_strokes
+from mutations import bytes_like, value_or_refusal
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -153,6 +157,21 @@ def test_a_mask_lies_on_its_concept_however_either_was_turned(
     np.testing.assert_array_equal(mask, concept)
 
 
+@pytest.mark.parametrize("of_picture", range(1, 9))
+@pytest.mark.parametrize("of_strokes", [1, 3, 6])
+def test_strokes_lie_on_their_concept_however_either_was_turned(
+    tmp_path: Path, of_picture: int, of_strokes: int
+) -> None:
+    concept = box(32, 48, slice(2, 12), slice(30, 44))
+    shown = np.where(concept[..., None], np.uint8([250, 10, 10]), np.uint8([10, 10, 250]))
+    painted = np.full((32, 48, 3), 128, np.uint8)
+    painted[4, 31:40], painted[20:30, 3] = 255, 0
+    picture = load_picture(save_turned(tmp_path / "a.png", shown, of_picture))
+    strokes = load_strokes(save_turned(tmp_path / "strokes.png", painted, of_strokes), picture.size)
+    np.testing.assert_array_equal(picture.pixels[strokes.is_it], np.full((9, 3), [250, 10, 10]))
+    np.testing.assert_array_equal(picture.pixels[strokes.is_not], np.full((10, 3), [10, 10, 250]))
+
+
 def test_a_mask_painted_on_a_picture_that_lay_on_its_side_is_refused_with_what_to_do(tmp_path: Path) -> None:
     picture = load_picture(save_turned(tmp_path / "a.png", np.zeros((32, 48, 3), np.uint8), 6))
     on_its_side = save(tmp_path / "mask.png", box(48, 32, slice(0, 9), slice(0, 9)))
@@ -187,6 +206,26 @@ def test_a_mask_file_that_holds_no_picture_is_refused(tmp_path: Path, content: b
     (tmp_path / "mask.png").write_bytes(content)
     with pytest.raises(PictureError, match=r"mask\.png is (empty|not a picture|damaged)"):
         load_mask(tmp_path / "mask.png", (16, 16))
+
+
+def mask_file(kind: str) -> bytes:
+    """A mask with all that decoders look at: an orientation, and a profile that counts for nothing."""
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    levels = box(16, 16, slice(2, 9), slice(3, 14)).astype(np.uint8) * 255
+    Image.fromarray(levels).save(stream, format=kind, exif=exif, icc_profile=_lab_profile())
+    return stream.getvalue()
+
+
+@settings(deadline=None, max_examples=50)
+@given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "WEBP"]))
+def test_a_mask_file_of_any_content_is_a_mask_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
+) -> None:
+    path, content = tmp_path_factory.getbasetemp() / "any-mask", data.draw(bytes_like(mask_file(kind)))
+    mask = value_or_refusal(lambda path: load_mask(path, (16, 16)), path, content)
+    if mask is not None:
+        assert (mask.shape, mask.dtype, mask.any(), mask.all()) == ((16, 16), np.bool_, True, False)
 
 
 def test_the_notes_of_a_folders_picture_are_kept(scene: Path) -> None:
