@@ -236,6 +236,18 @@ def test_a_checkpoint_of_another_base_model_is_refused_by_field(
         next(iter(run(request_for(), tiny_v_backbone, tmp_path / "run", resume=True)))
 
 
+def test_a_checkpoint_that_began_with_other_weights_is_refused_by_field(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    start = finish(run(request_for(train="lora"), tiny_backbone, tmp_path / "first"))
+    assert start.weights is not None
+    tensors = {name: 2 * tensor for name, tensor in start.weights.tensors.items()}
+    other = replace(start, weights=replace(start.weights, tensors=tensors))
+    stop_after(run(request_for(start), tiny_backbone, tmp_path / "run"), "em", 1)
+    with pytest.raises(RunError, match=r"\(start_weights was \w{12}\.\.\., is \w{12}\.\.\.\)"):
+        next(iter(run(request_for(other), tiny_backbone, tmp_path / "run", resume=True)))
+
+
 def test_a_checkpoint_of_another_precision_is_refused(
     tiny_backbone: Backbone, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -65,12 +66,25 @@ class LearnRequest:
         """Rows per placeholder token, in the order of the rows."""
         return {concept.placeholder_token: concept.num_vectors for concept in self.concepts}
 
+    @cached_property
+    def _start_weights(self) -> str | None:
+        """One SHA-256 of the weights that the starting set brings; None where it brings none."""
+        if self.start is None or self.start.weights is None:
+            return None
+        weights = self.start.weights
+        digest = hashlib.sha256(f"{weights.kind} {weights.rank} {weights.alpha}".encode())
+        for name, tensor in sorted(weights.tensors.items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def description(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain data with pictures and embeddings by their SHA-256."""
+        """Everything that decides the result, as plain data with pictures, embeddings and weights by their SHA-256."""
         start = None
         if self.start is not None:
             start = {name: _sha256(rows.numpy()) for name, rows in sorted(self.start.embeddings.items())}
         return {
+            "start_weights": self._start_weights,
             "config": self.config.model_dump(mode="json"),
             "concepts": {
                 concept.name: {
