@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from grid_bounds import BOUNDS, grid_bounds
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -36,7 +37,7 @@ from scipy.optimize import linear_sum_assignment
 from conceptloom.backbone import Backbone, encode_prompts, load_backbone, record_affinity, record_attention
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
-from conceptloom.evaluation.mask_metrics import oracle_masks, trivial_masks
+from conceptloom.evaluation.mask_metrics import trivial_masks
 from conceptloom.evaluation.methods import learn_request
 from conceptloom.evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
 from conceptloom.learning import LearnConfig, resolve_config
@@ -46,7 +47,7 @@ from conceptloom.learning.example import LearningExample
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.presets import PRESETS
 from conceptloom.learning.trainer import prepare_material
-from conceptloom.masks import DenseCRF, MaskRules, area_to_grid, iou, resize_maps, update_masks
+from conceptloom.masks import DenseCRF, iou, resize_maps
 from conceptloom.pictures import square_frame, square_frame_mask
 from conceptloom.seeding import noise
 
@@ -184,10 +185,6 @@ def read(path: Path) -> CachedPicture:
     )
 
 
-BOUNDS = ("no CRF", "a CRF each", "one CRF")
-"""Ways from perfect attention to masks; a group is held against the one that scores highest in it."""
-
-
 class Scored(NamedTuple):
     """One concept's mask in one picture."""
 
@@ -228,17 +225,13 @@ class Scorer:
     def bounds(self, option: Mapping[str, Any]) -> dict[str, list[NDArray[np.bool_]]]:
         """(K, H, W) masks of each picture from each cell's share of the true masks, by the ways of `BOUNDS`."""
         config = resolve_config("builtin", {"method": "paper", **option})
-        one_crf = MaskRules(0.5, joint=True, temperature=0.25, background_is_rest=True)
         found: dict[str, list[NDArray[np.bool_]]] = {name: [] for name in BOUNDS}
-        for index, picture in enumerate(self.pictures):
-            grid = next(iter(picture.layers.values())).shape[2:]
-            single = oracle_masks(picture.truth, picture.frame, grid, config.crf.crf_config())
-            found["no CRF"].append(single.unrefined)
-            found["a CRF each"].append(single.refined)
-            crf = self.crf(index, config.crf.model_dump_json(), len(picture.frame))
-            shares = area_to_grid(picture.truth, grid)
-            behind = [k for k, kind in enumerate(picture.kinds) if kind == "background"]
-            found["one CRF"].append(update_masks(shares, crf, one_crf, None, True, behind).masks)
+        for picture in self.pictures:
+            h, w = next(iter(picture.layers.values())).shape[2:]
+            for name, masks in grid_bounds(
+                picture.frame, picture.truth, picture.kinds, (h, w), config
+            ).items():
+                found[name].append(masks)
         return found
 
     def scored(self, masks: Sequence[NDArray[np.bool_]]) -> list[Scored]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from dev_scenes import ResultLog, fresh_folder
+from grid_bounds import BOUNDS, grid_bounds
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
@@ -33,9 +34,9 @@ from conceptloom.evaluation.hard_sets import CASES, hard_benchmark
 from conceptloom.evaluation.mask_metrics import swapped
 from conceptloom.evaluation.methods import learn_request
 from conceptloom.evaluation.statistics import Interval, clopper_pearson, cluster_bootstrap
-from conceptloom.learning import MasksUpdated, resolve_config, run
+from conceptloom.learning import LearnConfig, MasksUpdated, resolve_config, run
 from conceptloom.masks import iou
-from conceptloom.pictures import square_frame_mask
+from conceptloom.pictures import Picture, square_frame, square_frame_mask
 
 LAST = 3
 """The end of a curve is the mean of its last E-steps, so that no lucky update decides; the last is told too."""
@@ -71,9 +72,16 @@ def curves(
                 ious[key].append(float(iou(mask, truth[key])))
                 rescues[key] += name in event.rescued
     seconds = time.perf_counter() - begun
+    _, h, w = backbone.latent_shape
+    allowed = {
+        picture.name: _allowed(one, picture, backbone.size, (h, w), config) for picture in one.pictures
+    }
     for (picture, name), curve in ious.items():
         concept = one.concept(name)
         yield {
+            "subjects": sum(one.concept(other).kind == "subject" for other in one.contains[picture]),
+            "whole": round(float(truth[picture, name].mean()), 4),
+            "grid": allowed[picture][name],
             "set": one.name,
             "picture": picture,
             "concept": name,
@@ -100,6 +108,22 @@ def _named(
         for row, column in zip(rows, columns, strict=True):
             names[free[row]] = event.concepts[free[column]]
     return names
+
+
+def _allowed(
+    one: BenchmarkSet, picture: Picture, side: int, grid: tuple[int, int], config: LearnConfig
+) -> dict[str, list[float]]:
+    """By concept the IoU that the latent grid allows, in the ways of `BOUNDS`."""
+    names = [name for name in one.contains[picture.name] if name in picture.masks]
+    if not names:
+        return {}
+    true = np.stack([square_frame_mask(picture.masks[name], side) for name in names])
+    kinds = [one.concept(name).kind for name in names]
+    bounds = grid_bounds(square_frame(picture.pixels, side), true, kinds, grid, config)
+    return {
+        name: [round(float(iou(bounds[way][k], true[k])), 4) for way in BOUNDS]
+        for k, name in enumerate(names)
+    }
 
 
 def _told_apart(one: BenchmarkSet, event: MasksUpdated) -> list[int]:
@@ -154,6 +178,7 @@ def print_table(rows: Sequence[Row]) -> None:
                 f"{option:<24} {group:<40} {len(chosen):>5}  {np.mean(start):.3f}  {np.mean(end):.3f}"
                 f"  {told[0]}  {np.mean(last):.3f}  {told[1]}"
             )
+        print_shares(mine)
         seconds = np.mean([row["sec"] for row in mine])
         print(
             f"{'':<24} {seconds:.0f} s a set, {sum(row['rescues'] for row in mine)} rescues; sets that end",
@@ -162,6 +187,31 @@ def print_table(rows: Sequence[Row]) -> None:
         for title, rate in ends(mine).items():
             print(f"{title}: {rate.value:.3f} (at most {rate.high:.3f})", end="; ")
         print()
+
+
+def print_shares(rows: Sequence[Row]) -> None:
+    """First and last masks as shares of what the grid allows, by the number of subjects in the picture.
+
+    Of places both are counted from what the whole picture as a mask scores.
+    """
+    groups: dict[str, Callable[[Row], bool]] = {
+        f"subjects, {count} in the picture": lambda row, count=count: (  # type: ignore[misc]
+            row["kind"] == "subject" and row["subjects"] == count
+        )
+        for count in range(1, 6)
+    }
+    groups["places"] = lambda row: row["kind"] != "subject"
+    for title, belongs in groups.items():
+        chosen = [row for row in rows if belongs(row)]
+        if not chosen:
+            continue
+        allowed = max(np.mean([row["grid"] for row in chosen], axis=0))
+        floor = np.mean([row["whole"] for row in chosen]) if title == "places" else 0.0
+        first, last = (np.mean([row["curve"][at] for row in chosen]) for at in (0, -1))
+        shares = [(value - floor) / (allowed - floor) for value in (first, last)]
+        print(
+            f"{'':<24} {title:<40} {len(chosen):>5}  of the grid's {allowed:.3f}: {shares[0]:.3f} to {shares[1]:.3f}"
+        )
 
 
 def ends(rows: Sequence[Row]) -> dict[str, Interval]:
