@@ -52,27 +52,31 @@ from conceptloom.pictures import square_frame, square_frame_mask
 from conceptloom.seeding import noise
 
 PASSES, BANDS = 60, 10
-SOFT: dict[str, Any] = {
-    "layers": "up_16",
-    "crf": {"scale": 2.0},
-    "normalise": "spread",
-    "tau": 0.6,
-    "crf_labels": "joint",
-    "unary_temperature": 2.0,
+PARTS: dict[str, Mapping[str, Any]] = {
+    "spread": {"normalise": "spread", "tau": 0.6},
+    "one CRF for all": {"crf_labels": "joint"},
+    "soft unary": {"unary_temperature": 2.0},
+    "timesteps .3 to .7": {"timestep_range": (0.3, 0.7)},
+    "background is the rest": {"background_is_rest": True},
+    "propagation": {"propagation_steps": 1},
+    "colour deviation 8": {"crf": {"scale": 2.0, "bilateral_srgb": 8.0}},
+    "pieces with half the peak": {"piece_peak": 0.5},
+    "small holes filled": {"hole_share": 0.01},
 }
-REST: dict[str, Any] = SOFT | {"timestep_range": (0.3, 0.7), "background_is_rest": True}
-FINE = REST | {"propagation_steps": 1, "crf": {"scale": 2.0, "bilateral_srgb": 8.0}}
-LADDER: dict[str, Mapping[str, Any]] = {
-    "paper's first masks": PRESETS["builtin"].masks["paper"],
-    "fixed's first masks": PRESETS["builtin"].masks["fixed"],
-    "+ spread, one CRF for all, soft unary": SOFT,
-    "+ timesteps .3 to .7": SOFT | {"timestep_range": (0.3, 0.7)},
-    "+ background is the rest": REST,
-    "+ propagation": REST | {"propagation_steps": 1},
-    "+ colour deviation 8": FINE,
-    "+ pieces with half the peak": FINE | {"piece_peak": 0.5},
-    "+ small holes filled": FINE | {"piece_peak": 0.5, "hole_share": 0.01},
-}
+"""What `refined` adds to `fixed`'s first masks, one after the other."""
+
+
+def _ladder() -> dict[str, Mapping[str, Any]]:
+    masks = PRESETS["builtin"].masks
+    rungs = {"paper's first masks": masks["paper"], "fixed's first masks": masks["fixed"]}
+    reached = dict(masks["fixed"])
+    for part, switches in PARTS.items():
+        reached = {**reached, **switches}
+        rungs[f"+ {part}"] = reached
+    return rungs
+
+
+LADDER = _ladder()
 """What `refined` adds, part by part; the last rung is the base of `--set` and `--vary`."""
 
 
