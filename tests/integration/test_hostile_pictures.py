@@ -101,6 +101,14 @@ def test_learn_says_what_was_not_as_one_might_expect(on_tiny: Callable[..., Resu
     ]
 
 
+def test_segment_says_how_much_of_a_prompt_is_not_read(on_tiny: Callable[..., Result]) -> None:
+    long = "a <cat>" + " a" * 40
+    result = on_tiny(
+        "segment", "yard.png", "--concept", "cat=cat", "--prompt", f"yard={long}", "--out", "masks"
+    )
+    assert f"the last 12 tokens do not fit and are not read: {long}" in result.stdout.splitlines()
+
+
 def test_segment_says_what_was_not_as_one_might_expect(on_tiny: Callable[..., Result]) -> None:
     animation("moving.png")
     result = on_tiny("segment", "moving.png", "--concept", "cat=cat", "--out", "masks")

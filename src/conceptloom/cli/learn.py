@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conceptloom.cli.notes import tell_dropped_tokens, tell_notes, tell_unknown_words
+from conceptloom.cli.notes import tell_notes, tell_of_request
 from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
@@ -154,10 +154,7 @@ def _announce(job: LearnJob, expected: Estimate) -> None:
 
     request = job.request
     tell_notes(entry.picture for entry in request.pictures)
-    words = [concept.initializer for concept in request.concepts]
-    prompts = [entry.prompt for entry in request.pictures]
-    tell_unknown_words(job.backbone, [text for text in (*words, *prompts) if text is not None])
-    tell_dropped_tokens(job.dropped_tokens())
+    tell_of_request(job.backbone, request)
     for reason in job.set_aside:
         typer.echo(f"note: {reason}; it lies in {run_folder(job.out)} until this run is done")
     if request.start is not None:

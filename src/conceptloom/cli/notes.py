@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from conceptloom.backbone import Backbone
+    from conceptloom.learning.request import LearnRequest
     from conceptloom.pictures import Picture
 
 
@@ -31,6 +32,12 @@ def tell_unknown_words(backbone: Backbone, texts: Iterable[str], *, err: bool = 
             " what it knows)",
             err=err,
         )
+
+
+def tell_of_request(backbone: Backbone, request: LearnRequest) -> None:
+    """Print what of the words and prompts for pictures the base model does not know or read."""
+    tell_unknown_words(backbone, request.own_texts)
+    tell_dropped_tokens(request.dropped_tokens(backbone))
 
 
 def tell_dropped_tokens(dropped: Mapping[str, int], *, err: bool = False) -> None:

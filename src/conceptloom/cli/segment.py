@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conceptloom.cli.notes import tell_notes
+from conceptloom.cli.notes import tell_notes, tell_of_request
 from conceptloom.cli.options import (
     BaseModelOption,
     BoxOption,
@@ -68,14 +68,14 @@ def segment(
     overlays/PICTURE.png to look at, and masks.json in COCO's format with a
     confidence for each.
     """
-    from conceptloom.learning import segment as find
+    from conceptloom.learning import prepare_segments
     from conceptloom.learning.reading import load_pictures
     from conceptloom.learning.segment_files import require_new, save_segments
 
     require_new(out)
     loaded = load_pictures(pictures)
     tell_notes(loaded)
-    found = find(
+    job = prepare_segments(
         loaded,
         parse_concepts(concept) if concept else None,
         concept_set=concept_set,
@@ -90,6 +90,8 @@ def segment(
         device=device,
         dtype=dtype.value,
     )
+    tell_of_request(job.backbone, job.request)
+    found = job.segments()
     save_segments(found, {picture.name: picture for picture in loaded}, out)
     for one in found:
         share = one.mask.mean()

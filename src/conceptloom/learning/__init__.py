@@ -22,7 +22,7 @@ from conceptloom.learning.progress import (
 )
 from conceptloom.learning.recorder import Recorder, run_folder
 from conceptloom.learning.request import LearningPicture, LearnRequest, build_request
-from conceptloom.learning.segment import Segment, segment
+from conceptloom.learning.segment import Segment, SegmentJob, prepare_segments, segment
 from conceptloom.learning.trainer import run
 
 __all__ = [
@@ -45,12 +45,14 @@ __all__ = [
     "Resumed",
     "SamplesDrawn",
     "Segment",
+    "SegmentJob",
     "StepDone",
     "build_request",
     "discover",
     "estimate",
     "learn",
     "prepare_job",
+    "prepare_segments",
     "read_config_file",
     "resolve_config",
     "run",

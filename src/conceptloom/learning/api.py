@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conceptloom.backbone import Backbone, dropped_tokens, family_of, load_backbone
+from conceptloom.backbone import Backbone, family_of, load_backbone
 from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.concepts.storage import previous_of, remove_strays
 from conceptloom.errors import ConceptloomError, ConfigError, RunError
@@ -50,11 +50,6 @@ class LearnJob:
         """Learn, write everything, yield what happens; closing the iterator leaves a checkpoint to resume from."""
         recorder = Recorder(self.request, self.out, resume=self.resume)
         return recorder.record(run(self.request, self.backbone, run_folder(self.out), resume=self.resume))
-
-    def dropped_tokens(self) -> dict[str, int]:
-        """By prompt that the user gave, how many tokens at its end are not read; see `dropped_tokens`."""
-        texts = [entry.prompt for entry in self.request.pictures if entry.prompt is not None]
-        return dropped_tokens(self.backbone, texts, self.request.placeholders)
 
 
 def learn(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from conceptloom.backbone import Backbone, dropped_tokens
 from conceptloom.concepts import Concept, ConceptKind, ConceptSet, validate_concept_name
 from conceptloom.errors import ConfigError, PictureError, PromptError
 from conceptloom.learning.config import LearnConfig
@@ -60,6 +61,18 @@ class LearnRequest:
         """Prompt that names every concept of a picture: the user's own, or the template."""
         own = None if entry.prompt is None else split_prompt(entry.prompt)
         return subset_prompt(own, [self.concept(name) for name in entry.concepts])
+
+    @property
+    def own_texts(self) -> tuple[str, ...]:
+        """Words and prompts that the user gave."""
+        words = [concept.initializer for concept in self.concepts]
+        prompts = [entry.prompt for entry in self.pictures]
+        return tuple(text for text in (*words, *prompts) if text is not None)
+
+    def dropped_tokens(self, backbone: Backbone) -> dict[str, int]:
+        """By prompt that the user gave, how many tokens at its end are not read; see `backbone.dropped_tokens`."""
+        prompts = [entry.prompt for entry in self.pictures if entry.prompt is not None]
+        return dropped_tokens(backbone, prompts, self.placeholders)
 
     @property
     def placeholders(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from conceptloom.learning.e_step import halves_of_initial_maps, masks_from, mean
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.reading import Box, read_pictures
-from conceptloom.learning.request import build_request
+from conceptloom.learning.request import LearnRequest, build_request
 from conceptloom.learning.trainer import prepare_material
 from conceptloom.masks import iou
 from conceptloom.pictures import Picture, unframe_mask
@@ -37,6 +37,28 @@ class Segment:
     """(H, W) at the picture's size; nothing outside its centred square."""
     confidence: float
     """0..1: how alike the masks of two halves of the passes are (IoU), times the CRF's mean probability in the mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentJob:
+    """A checked request and the base model it runs on."""
+
+    request: LearnRequest
+    backbone: Backbone
+
+    def segments(self) -> list[Segment]:
+        """A segment for each concept in each picture, picture by picture."""
+        request, backbone, start = self.request, self.backbone, self.request.start
+        with (
+            telling_of_memory(backbone.device, "finding masks", "free some or choose another device"),
+            applied_weights(backbone, None if start is None else start.weights),
+        ):
+            material = prepare_material(request, backbone)
+            rows = starting_rows(backbone, request.concepts, request.config, start)
+            found: list[Segment] = []
+            for index in range(len(material.examples)):
+                found += _segments(material, rows, index, request.config)
+        return found
 
 
 def segment(
@@ -72,6 +94,42 @@ def segment(
     Raises:
         ConceptloomError: something given can't be used; the message says what, and what to do.
     """
+    return prepare_segments(
+        pictures,
+        concepts,
+        concept_set=concept_set,
+        contains=contains,
+        prompts=prompts,
+        masks=masks,
+        boxes=boxes,
+        strokes=strokes,
+        kinds=kinds,
+        base_model=base_model,
+        seed=seed,
+        config=config,
+        device=device,
+        dtype=dtype,
+    ).segments()
+
+
+def prepare_segments(
+    pictures: Sequence[str | Path | Picture],
+    concepts: Mapping[str, str | None] | None = None,
+    *,
+    concept_set: ConceptSet | str | Path | None = None,
+    contains: Mapping[str, Sequence[str]] | None = None,
+    prompts: Mapping[str, str] | None = None,
+    masks: Mapping[tuple[str, str], str | Path] | None = None,
+    boxes: Mapping[tuple[str, str], Box] | None = None,
+    strokes: Mapping[tuple[str, str], str | Path] | None = None,
+    kinds: Mapping[str, ConceptKind] | None = None,
+    base_model: str | Path | Backbone = "builtin",
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> SegmentJob:
+    """Read pictures, load the base model and check the request; arguments as for `segment`."""
     start = ConceptSet.load(concept_set) if isinstance(concept_set, str | Path) else concept_set
     if concepts is None and start is not None:
         concepts = {concept.name: concept.initializer for concept in start.concepts}
@@ -94,16 +152,7 @@ def segment(
         backgrounds=backbone.backgrounds,
         start=start,
     )
-    with (
-        telling_of_memory(backbone.device, "finding masks", "free some or choose another device"),
-        applied_weights(backbone, None if start is None else start.weights),
-    ):
-        material = prepare_material(request, backbone)
-        rows = starting_rows(backbone, request.concepts, request.config, start)
-        found: list[Segment] = []
-        for index in range(len(material.examples)):
-            found += _segments(material, rows, index, request.config)
-    return found
+    return SegmentJob(request, backbone)
 
 
 def _segments(material: Material, rows: Tensor, picture: int, config: LearnConfig) -> Iterator[Segment]:
