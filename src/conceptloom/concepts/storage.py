@@ -127,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ConceptSetError(
                 f"'{path.name}' is larger than {MAX_JSON_BYTES} bytes: it is no concept set's"
             )
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(value, dict):
@@ -210,5 +210,6 @@ def _unreadable(path: Path, error: Exception) -> ConceptSetError:
     return ConceptSetError(f"'{path.name}' of the concept set cannot be read ({reason}): {RESTORE}")
 
 
-def _refuse_constant(constant: str) -> NoReturn:
+def refuse_constant(constant: str) -> NoReturn:
+    """For `json.loads`, which else reads NaN and infinity."""
     raise ValueError(f"{constant} is no JSON")

@@ -14,12 +14,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor
 
 from conceptloom.backbone.tensors import read_tensors, require_finite
-from conceptloom.concepts.storage import write_tensors
+from conceptloom.concepts.storage import refuse_constant, write_tensors
 from conceptloom.errors import RunError
 from conceptloom.runs import sync, write_json_atomic
 
@@ -180,10 +180,7 @@ def _load(folder: Path) -> Checkpoint:
 
 
 def _read_json(path: Path) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{path.name} holds {constant}")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
 
 
 def _complete_names(folder: Path) -> list[str]:

@@ -241,7 +241,7 @@ def test_a_state_that_says_nan_is_damage(tmp_path: Path) -> None:
     found = newest_checkpoint(tmp_path)
     assert found.checkpoint is not None
     assert found.checkpoint.position == 1
-    assert "holds NaN" in found.skipped[0]
+    assert "NaN is no JSON" in found.skipped[0]
 
 
 def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:
