@@ -392,7 +392,7 @@ def test_masks_alone_draw_nothing_and_give_curves_and_tables_of_masks(
 ) -> None:
     report = report_on(job(masks_only=True))
     assert report.kind == "evidence"
-    assert {curve.key for curve in report.curves} == {"figure-3"}
+    assert {curve.key for curve in report.curves} == {"figure-3", "figure-3-boundary"}
     assert {table.key for table in report.tables} >= {"masks", "cost"}
     assert not {"table-1", "metrics"} & {table.key for table in report.tables}
     assert report.facts["Judge"] == "none: nothing was drawn"

@@ -21,7 +21,7 @@ from conceptloom.evaluation.image_tables import (
     rivals_table,
 )
 from conceptloom.evaluation.mask_references import ORACLE, ORACLE_NO_CRF, TRIVIAL, reference_masks
-from conceptloom.evaluation.mask_scores import ScoredMask, scored_masks, swapped_pictures
+from conceptloom.evaluation.mask_scores import MEASURES, ScoredMask, scored_masks, swapped_pictures
 from conceptloom.evaluation.mask_tables import (
     change_split_table,
     change_table,
@@ -256,8 +256,11 @@ def mask_findings(
         split_table(everything, shown, [*methods, ORACLE, TRIVIAL]),
         *failures,
     )
-    curves = mask_curves([*alike, *framing], shown, moving, [*flat, ORACLE, TRIVIAL])
-    return tables, (curves,)
+    curves = tuple(
+        mask_curves([*alike, *framing], shown, moving, [*flat, ORACLE, TRIVIAL], measure)
+        for measure in MEASURES
+    )
+    return tables, curves
 
 
 def set_results(findings: Findings, side: int) -> list[SetResults]:

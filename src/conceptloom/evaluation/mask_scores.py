@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ from conceptloom.evaluation.mask_metrics import MaskScore, score_mask, swapped
 from conceptloom.evaluation.statistics import Interval, cluster_bootstrap, paired_cluster_bootstrap
 from conceptloom.evaluation.units import MaskRecord, UnitResult
 from conceptloom.pictures import square_frame_mask
+
+Measure = Literal["IoU", "boundary IoU"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""How the fit of a mask is told."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class ScoredMask:
         """What two methods' masks must have in common to be compared."""
         return self.set, self.seed, self.picture, self.concept.name
 
+    def fit(self, measure: Measure) -> float:
+        """How well it fits the true mask, 0..1."""
+        return self.score.iou if measure == "IoU" else self.score.boundary_iou
+
 
 @dataclass(frozen=True)
 class MaskRow:
@@ -54,6 +63,10 @@ class MaskRow:
     boundary_iou: Interval
     empty: int
     full: int
+
+    def fit(self, measure: Measure) -> Interval:
+        """The mean of a measure."""
+        return self.iou if measure == "IoU" else self.boundary_iou
 
 
 def scored_masks(one: BenchmarkSet, result: UnitResult) -> list[ScoredMask]:
@@ -120,20 +133,24 @@ def mask_rows(
     return {name: _row(masks) for name, masks in groups.items()}
 
 
-def paired_difference(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
-    """Mean IoU of `first` less `second` over the masks that both have, resampled by scene.
+def paired_difference(
+    first: Iterable[ScoredMask], second: Iterable[ScoredMask], measure: Measure = "IoU"
+) -> Interval:
+    """Mean fit of `first` less `second` over the masks that both have, resampled by scene.
 
     Raises:
         ValueError: they have none in common.
     """
     pairs = mask_pairs(first, second)
-    return _difference(pairs, [mask.set for mask, _ in pairs])
+    return _difference(pairs, [mask.set for mask, _ in pairs], measure)
 
 
-def paired_difference_by_noun(first: Iterable[ScoredMask], second: Iterable[ScoredMask]) -> Interval:
+def paired_difference_by_noun(
+    first: Iterable[ScoredMask], second: Iterable[ScoredMask], measure: Measure = "IoU"
+) -> Interval:
     """As `paired_difference`, resampled by `groups.clusters`."""
     pairs = mask_pairs(first, second)
-    return _difference(pairs, clusters((mask.set, mask.concept) for mask, _ in pairs))
+    return _difference(pairs, clusters((mask.set, mask.concept) for mask, _ in pairs), measure)
 
 
 def mask_pairs(
@@ -144,23 +161,27 @@ def mask_pairs(
     return [(mask, others[mask.pair]) for mask in first if mask.pair in others]
 
 
-def _difference(pairs: Sequence[tuple[ScoredMask, ScoredMask]], sources: Sequence[str]) -> Interval:
+def _difference(
+    pairs: Sequence[tuple[ScoredMask, ScoredMask]], sources: Sequence[str], measure: Measure
+) -> Interval:
     if not pairs:
         raise ValueError("the two share no mask to compare")
     return paired_cluster_bootstrap(
-        [mask.score.iou for mask, _ in pairs], [other.score.iou for _, other in pairs], sources
+        [mask.fit(measure) for mask, _ in pairs], [other.fit(measure) for _, other in pairs], sources
     )
 
 
-def mean_curves(scored: Sequence[ScoredMask]) -> tuple[list[int], npt.NDArray[np.float64]]:
-    """IoU by step: the steps (T,), and one curve per scene (S, T), the mean over its seeds, pictures and concepts.
+def mean_curves(
+    scored: Sequence[ScoredMask], measure: Measure = "IoU"
+) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """Fit by step: the steps (T,), and one curve per scene (S, T), the mean over its seeds, pictures and concepts.
 
     `scored` are masks of one method; where a run has no mask at a step its last one before holds.
     """
     steps = sorted({mask.step for mask in scored})
     runs: dict[tuple[str, int, str, str], dict[int, float]] = defaultdict(dict)
     for mask in scored:
-        runs[mask.pair][mask.step] = mask.score.iou
+        runs[mask.pair][mask.step] = mask.fit(measure)
     scenes: dict[str, list[list[float]]] = defaultdict(list)
     for (scene, *_), values in runs.items():
         scenes[scene].append(_held(values, steps))

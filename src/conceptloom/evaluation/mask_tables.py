@@ -1,4 +1,4 @@
-"""Tables and curves of masks: by method, by group, what EM changes, how runs fail, and IoU over steps (Fig. 3)."""
+"""Tables and curves of masks: by method, by group, what EM changes, how runs fail, and fit over steps (Fig. 3)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import groups_of
 from conceptloom.evaluation.mask_references import ORACLE, TRIVIAL
 from conceptloom.evaluation.mask_scores import (
+    MEASURES,
+    Measure,
     ScoredMask,
     final_masks,
     first_masks,
@@ -66,44 +68,57 @@ def mask_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
 
 
 def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Sequence[str]) -> Table:
-    """Final IoU by method in every group of the benchmark, resampled by noun."""
+    """Final IoU and boundary IoU by method in every group of the benchmark, resampled by noun."""
     sets = {one.name: one for one in benchmark.sets}
-    final = final_masks(scored)
+    final = [mask for mask in final_masks(scored) if mask.method in methods]
+    groups = {
+        title: mask_rows(
+            [mask for mask in final if belongs(sets[mask.set], mask.concept)], lambda mask: mask.method
+        )
+        for title, belongs in groups_of(benchmark)
+    }
     rows = []
-    for title, belongs in groups_of(benchmark):
-        group = [mask for mask in final if belongs(sets[mask.set], mask.concept)]
-        found = mask_rows(group, lambda mask: mask.method)
-        if found:
-            shown = [row for method, row in found.items() if method in methods]
-            counts = max(row.masks for row in shown), max(row.clusters for row in shown)
-            cells = [measured(found[method].iou) if method in found else None for method in methods]
-            rows.append(Row(label=title, cells=(*cells, *counts)))
+    for measure in MEASURES:
+        for title, found in groups.items():
+            if found:
+                counts = max(row.masks for row in found.values()), max(row.clusters for row in found.values())
+                cells = [measured(found[name].fit(measure)) if name in found else None for name in methods]
+                rows.append(Row(label=f"{measure}: {title}", cells=(*cells, *counts)))
     return Table(
         key="masks-split",
         title="Masks by what is learned, and from what",
-        note=f"IoU at the end of EM; 95 % bootstrap intervals. {RESAMPLED} Subjects alone, but for the rows of"
-        " backgrounds.",
+        note=f"IoU and boundary IoU at the end of EM; 95 % bootstrap intervals. {RESAMPLED} Subjects alone, but for the"
+        " rows of backgrounds.",
         columns=(*methods, "masks", "resampled"),
         rows=tuple(rows),
     )
 
 
 def change_table(scored: Sequence[ScoredMask], methods: Sequence[str]) -> Table:
-    """Paired differences of IoU, resampled by scene: the end less the start, and each method less each before it."""
+    """Paired differences, resampled by scene: the end less the start, and each method less each before it."""
     rows = []
     for label, (ours, others) in _comparisons(scored, methods).items():
         cells: list[Entry] = []
         for _, where in SUBJECTS_AND_PLACES:
-            pairs = mask_pairs(filter(where, ours), filter(where, others))
-            cells.append(measured(paired_difference(filter(where, ours), others)) if pairs else None)
+            mine = list(filter(where, ours))
+            pairs = mask_pairs(mine, others)
+            for measure in MEASURES:
+                cells.append(measured(paired_difference(mine, others, measure)) if pairs else None)
             cells.append(len({mask.set for mask, _ in pairs}))
         rows.append(Row(label=label, cells=tuple(cells)))
     return Table(
         key="mask-changes",
         title="What changes the masks",
-        note="Differences of IoU on the same scene, picture, concept and seed; 95 % paired bootstrap intervals over"
-        " scenes. One that excludes zero is a difference.",
-        columns=("subjects", "scenes", "backgrounds", "scenes"),
+        note="Differences of IoU and, in the columns of boundaries, of boundary IoU on the same scene, picture, concept"
+        " and seed; 95 % paired bootstrap intervals over scenes. One that excludes zero is a difference.",
+        columns=(
+            "subjects",
+            "subjects, boundary",
+            "scenes",
+            "backgrounds",
+            "backgrounds, boundary",
+            "scenes",
+        ),
         rows=tuple(rows),
     )
 
@@ -113,14 +128,15 @@ def change_split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, metho
     sets = {one.name: one for one in benchmark.sets}
     compared = _comparisons(scored, methods)
     rows = []
-    for title, belongs in groups_of(benchmark):
-        cells: list[Entry] = []
-        for ours, others in compared.values():
-            mine = [mask for mask in ours if belongs(sets[mask.set], mask.concept)]
-            shared = mask_pairs(mine, others)
-            cells.append(measured(paired_difference_by_noun(mine, others)) if shared else None)
-        if any(cell is not None for cell in cells):
-            rows.append(Row(label=title, cells=tuple(cells)))
+    for measure in MEASURES:
+        for title, belongs in groups_of(benchmark):
+            cells: list[Entry] = []
+            for ours, others in compared.values():
+                mine = [mask for mask in ours if belongs(sets[mask.set], mask.concept)]
+                shared = mask_pairs(mine, others)
+                cells.append(measured(paired_difference_by_noun(mine, others, measure)) if shared else None)
+            if any(cell is not None for cell in cells):
+                rows.append(Row(label=f"{measure}: {title}", cells=tuple(cells)))
     return Table(
         key="mask-changes-split",
         title="What changes the masks, by what is learned and from what",
@@ -179,15 +195,20 @@ def failure_table(
 
 
 def mask_curves(
-    scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Sequence[str], flat: Sequence[str]
+    scored: Sequence[ScoredMask],
+    benchmark: Benchmark,
+    methods: Sequence[str],
+    flat: Sequence[str],
+    measure: Measure = "IoU",
 ) -> Curves:
-    """The counterpart of Fig. 3: IoU over steps for a set's first subject, its other subjects, its background.
+    """The counterpart of Fig. 3: fit over steps for a set's first subject, its other subjects, its background.
 
     Args:
         scored: masks of all steps.
         benchmark: says which subject is the first.
         methods: those with a curve.
         flat: those whose masks are found once, drawn as flat lines.
+        measure: of the fit; the paper's figure shows IoU.
     """
     first = {one.name: one.subjects[0].name for one in benchmark.sets if one.subjects}
     panels: list[tuple[str, Where]] = [
@@ -203,18 +224,20 @@ def mask_curves(
             masks = [mask for mask in scored if mask.method == method and where(mask)]
             if masks:
                 # Where nothing moves there is one step, and nowhere for a line to go.
-                lines.append(_line(method, masks, last_step if last_step and method in flat else None))
+                lines.append(
+                    _line(method, masks, measure, last_step if last_step and method in flat else None)
+                )
         scenes = len({mask.set for mask in scored if where(mask)})
         drawn.append(Panel(title=f"{title} ({scenes} scenes)", lines=tuple(lines)))
     seeds = len({mask.seed for mask in scored if mask.method not in (ORACLE, TRIVIAL)})
     return Curves(
-        key="figure-3",
-        title="Fig. 3: mask IoU over training steps",
+        key="figure-3" if measure == "IoU" else "figure-3-boundary",
+        title=f"Fig. 3: mask {measure} over training steps",
         note=f"Mean over scenes of the mean over {seeds} seed{'s' * (seeds > 1)}; bands are 95 % bootstrap intervals"
         " over scenes. Flat lines: masks found once and never updated, the oracle, and trivial masks, which look at"
         " nothing: a curve below theirs has learned nothing.",
         x_label="EM step",
-        y_label="mask IoU",
+        y_label=f"mask {measure}",
         window=WINDOW,
         panels=tuple(drawn),
     )
@@ -234,8 +257,8 @@ def _comparisons(
     return {label: pair for label, pair in found.items() if mask_pairs(*pair)}
 
 
-def _line(method: str, masks: Sequence[ScoredMask], flat_until: int | None) -> Line:
-    steps, curves = mean_curves(masks)
+def _line(method: str, masks: Sequence[ScoredMask], measure: Measure, flat_until: int | None) -> Line:
+    steps, curves = mean_curves(masks, measure)
     if flat_until is not None:
         # A run that never updates its masks has them from step 0 on.
         steps, curves = [0, flat_until], curves[:, [-1, -1]]

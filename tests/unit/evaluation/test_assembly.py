@@ -356,7 +356,7 @@ def test_a_report_without_a_judge_holds_masks_pictures_and_cost(bare: Report) ->
         "mask-failures",
         "cost",
     ]
-    assert [curves.key for curves in bare.curves] == ["figure-3"]
+    assert [curves.key for curves in bare.curves] == ["figure-3", "figure-3-boundary"]
     assert bare.kind == "evidence"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from conceptloom.evaluation.mask_scores import (
     mask_rows,
     mean_curves,
     paired_difference,
+    paired_difference_by_noun,
     scored_masks,
     swapped_pictures,
 )
@@ -139,6 +141,21 @@ def test_a_scene_has_one_curve_the_mean_of_its_concepts_and_seeds() -> None:
     steps, curves = mean_curves(masks)
     assert steps == [0, 20]
     np.testing.assert_allclose(curves, [[0.3, 0.5], [1.0, 1.0]])
+
+
+def test_curves_and_differences_of_boundaries_are_of_boundaries() -> None:
+    def cut(method: str, *values: float) -> list[ScoredMask]:
+        made = scored("a", "cat", *(0.5 for _ in values), method=method)
+        return [
+            replace(mask, score=replace(mask.score, boundary_iou=value))
+            for mask, value in zip(made, values, strict=True)
+        ]
+
+    ours = cut("paper", 0.2, 0.7)
+    np.testing.assert_allclose(mean_curves(ours, "boundary IoU")[1], [[0.2, 0.7]])
+    for difference in (paired_difference, paired_difference_by_noun):
+        found = difference(ours[1:], cut("fixed", 0.3), "boundary IoU")
+        assert found.value == pytest.approx(0.4)
 
 
 def test_a_flat_line_is_held_where_a_run_has_no_later_masks() -> None:

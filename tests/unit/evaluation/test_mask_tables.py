@@ -148,8 +148,16 @@ def test_changes_say_over_how_many_scenes_they_are() -> None:
         for method, iou in (("fixed", 0.3), ("paper", 0.5))
         for scene in ("a", "b")
     ]
-    row = change_table([*scored, mask("a", PLACE, 0.9)], ["fixed", "paper"]).rows[0]
-    assert (row.cells[1], row.cells[2], row.cells[3]) == (2, None, 0)
+    table = change_table([*scored, mask("a", PLACE, 0.9)], ["fixed", "paper"])
+    cells = table.rows[0].cells
+    assert [cells[at] for at, name in enumerate(table.columns) if name == "scenes"] == [2, 0]
+    assert cells[table.columns.index("backgrounds")] is None
+
+
+def test_changes_are_told_by_boundary_too() -> None:
+    scored = [mask("a", CAT, 0.3, method="fixed"), mask("a", CAT, 0.5)]
+    table = change_table(scored, ["fixed", "paper"])
+    assert value(table, "paper less fixed, at the end", "subjects, boundary") == pytest.approx(0.1)
 
 
 def test_changes_are_split_by_what_is_learned() -> None:
@@ -163,11 +171,12 @@ def test_changes_are_split_by_what_is_learned() -> None:
     label = "paper less fixed, at the end"
     assert table.columns == (label,)
     found = {row.label: value(table, row.label, label) for row in table.rows}
-    assert found["instances of known nouns"] == pytest.approx(0.4)
-    assert found["novel nouns"] == pytest.approx(0.1)
-    assert found["background: photograph"] == pytest.approx(-0.3)
-    assert found["one picture"] == pytest.approx(0.25)
-    assert "two pictures" not in found
+    assert found["IoU: instances of known nouns"] == pytest.approx(0.4)
+    assert found["IoU: novel nouns"] == pytest.approx(0.1)
+    assert found["IoU: background: photograph"] == pytest.approx(-0.3)
+    assert found["IoU: one picture"] == pytest.approx(0.25)
+    assert found["boundary IoU: one picture"] == pytest.approx(0.125)
+    assert "IoU: two pictures" not in found
 
 
 def test_split_changes_resample_nouns() -> None:
@@ -179,15 +188,21 @@ def test_split_changes_resample_nouns() -> None:
     ]
     table = change_split_table(scored, BENCHMARK, ["fixed", "paper"])
     expected = measured(cluster_bootstrap([0.5 - 0.1, 0.3 - 0.2], ["cat", "dog"]))
-    assert cell(table, "one picture", "paper less fixed, at the end") == expected
+    assert cell(table, "IoU: one picture", "paper less fixed, at the end") == expected
 
 
 def test_the_split_table_leaves_out_groups_without_masks() -> None:
     table = split_table([mask("a", CAT, 0.5)], BENCHMARK, ["paper"])
     labels = {row.label for row in table.rows}
-    assert "one picture" in labels
-    assert "novel nouns" not in labels
-    assert value(table, "one picture", "paper") == 0.5
+    assert "IoU: one picture" in labels
+    assert "IoU: novel nouns" not in labels
+    assert value(table, "IoU: one picture", "paper") == 0.5
+
+
+def test_the_split_table_tells_boundaries_too() -> None:
+    table = split_table([mask("a", CAT, 0.5), mask("b", CAT, 0.1)], BENCHMARK, ["paper"])
+    assert value(table, "boundary IoU: one picture", "paper") == pytest.approx(0.25)
+    assert value(table, "boundary IoU: two pictures", "paper") == pytest.approx(0.05)
 
 
 def test_a_run_counts_once_however_many_of_its_masks_collapsed() -> None:
@@ -262,6 +277,14 @@ def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:
     assert first.lines[0].mean == pytest.approx((0.1, 0.3))
     assert other.lines[0].mean == pytest.approx((0.5, 0.5))
     assert place.lines[0].mean == pytest.approx((0.9, 0.9))
+
+
+def test_curves_of_boundaries_are_a_figure_of_their_own() -> None:
+    scored = [mask("a", CAT, 0.2), mask("a", CAT, 0.4, 20), mask("a", CAT, 0.3, method="fixed")]
+    curves = mask_curves(scored, BENCHMARK, ["paper"], ["fixed"], "boundary IoU")
+    moving, flat = curves.panels[0].lines
+    assert (moving.mean, flat.mean) == ((0.1, 0.2), (0.15, 0.15))
+    assert (curves.key, curves.y_label) == ("figure-3-boundary", "mask boundary IoU")
 
 
 def test_a_flat_line_reaches_the_last_step_at_its_only_value() -> None:
