@@ -27,6 +27,7 @@ from conceptloom.evaluation.mask_tables import (
     change_table,
     failure_table,
     mask_curves,
+    mask_histories,
     mask_table,
     split_table,
 )
@@ -113,6 +114,7 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
         tables=(*tables, *images, *parts, cost_table(findings)),
         curves=curves,
         grids=tuple(grid for grid in grids if grid is not None),
+        masks=mask_histories(scored),
         pictures=album.pictures,
     )
 

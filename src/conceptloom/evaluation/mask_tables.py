@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
+
+import numpy as np
 
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.groups import groups_of
@@ -21,12 +24,16 @@ from conceptloom.evaluation.mask_scores import (
     paired_difference_by_noun,
 )
 from conceptloom.evaluation.methods import MethodName, finds_masks
-from conceptloom.evaluation.report import Curves, Entry, Line, Panel, Row, Table, measured
+from conceptloom.evaluation.report import Curves, Entry, Line, MaskHistory, Panel, Row, Table, measured
 from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_bootstrap
 from conceptloom.evaluation.units import UnitResult
 
 WINDOW = 5
 """Mask updates averaged for the smoothed curves."""
+
+HISTORY_STEPS = 21
+"""At most so many steps of a run are kept in its masks' history."""
+DIGITS = 4
 
 RESAMPLED = "Resampled are nouns, or scenes where all is of one noun; the column says how many."
 Where = Callable[[ScoredMask], bool]
@@ -241,6 +248,33 @@ def mask_curves(
         window=WINDOW,
         panels=tuple(drawn),
     )
+
+
+def mask_histories(scored: Iterable[ScoredMask]) -> tuple[MaskHistory, ...]:
+    """Every mask by set, picture, concept, method and seed, sorted by them.
+
+    Of a run with more than `HISTORY_STEPS` updates some are left out, evenly, and never the first or the last.
+    """
+    runs: dict[tuple[str, str, str, str, int], list[ScoredMask]] = defaultdict(list)
+    for mask in scored:
+        runs[mask.set, mask.picture, mask.concept.name, mask.method, mask.seed].append(mask)
+    histories = []
+    for (scene, picture, concept, method, seed), masks in sorted(runs.items(), key=lambda run: run[0]):
+        ordered = sorted(masks, key=lambda mask: mask.step)
+        count = min(len(ordered), HISTORY_STEPS)
+        kept = [ordered[round(place)] for place in np.linspace(0, len(ordered) - 1, count)]
+        history = MaskHistory(
+            set=scene,
+            picture=picture,
+            concept=concept,
+            method=method,
+            seed=seed,
+            steps=tuple(mask.step for mask in kept),
+            iou=tuple(round(mask.score.iou, DIGITS) for mask in kept),
+            boundary_iou=tuple(round(mask.score.boundary_iou, DIGITS) for mask in kept),
+        )
+        histories.append(history)
+    return tuple(histories)
 
 
 def _comparisons(

@@ -1,6 +1,7 @@
 """What an evaluation found, as data: facts, tables, curves and grids of pictures, in one JSON file.
 
-Everything that is shown is in it, pictures too, so figures and page are drawn from a committed report alone.
+Everything that is shown is in it, pictures too, so figures and page are drawn from a committed report alone; so is how
+each mask fits, which is too much to be shown.
 """
 
 from __future__ import annotations
@@ -154,6 +155,28 @@ class Curves(_Part):
         return window
 
 
+class MaskHistory(_Part):
+    """How well one concept's masks in one picture fit the true one over one run: values at some of its steps."""
+
+    set: str
+    picture: str
+    concept: str
+    method: str
+    seed: Count
+    steps: tuple[Count, ...]
+    iou: tuple[float, ...]
+    boundary_iou: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _values_belong_to_steps(self) -> Self:
+        if not len(self.steps) == len(self.iou) == len(self.boundary_iou) > 0:
+            raise ValueError(
+                f"<{self.concept}> of '{self.set}' has {len(self.iou)} and {len(self.boundary_iou)} values at"
+                f" {len(self.steps)} steps"
+            )
+        return self
+
+
 class Tile(_Part):
     """A picture of a grid by its key in `Report.pictures`, over a caption; no picture leaves the place empty."""
 
@@ -201,6 +224,7 @@ class Report(_Part):
         tables: in the order they are shown.
         curves: likewise.
         grids: likewise.
+        masks: of every run, picture and concept; not shown, to be looked up.
         pictures: WebP in base64, by key.
     """
 
@@ -211,6 +235,7 @@ class Report(_Part):
     tables: tuple[Table, ...]
     curves: tuple[Curves, ...]
     grids: tuple[Grid, ...]
+    masks: tuple[MaskHistory, ...] = ()
     pictures: Mapping[str, str]
 
     @field_validator("pictures")

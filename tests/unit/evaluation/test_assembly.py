@@ -453,6 +453,22 @@ def test_masks_are_scored_from_the_units(bare: Report) -> None:
     assert cell(table, "subjects: fixed", "IoU") == pytest.approx(0.5, abs=0.05)
 
 
+def test_every_mask_that_was_found_can_be_looked_up(bare: Report) -> None:
+    last = {
+        (mask.set, mask.picture, mask.concept, mask.method): (mask.steps[-1], mask.iou[-1])
+        for mask in bare.masks
+    }
+    wanted = {
+        (one.name, picture.name, name, method)
+        for one in benchmark().sets
+        for picture in one.pictures
+        for name in one.contains[picture.name]
+        for method in ("fixed", "paper")
+    }
+    assert set(last) == wanted
+    assert {found for (*_, method), found in last.items() if method == "paper"} == {(20, 1.0)}
+
+
 def test_true_masks_are_not_scored_against_themselves(bare: Report) -> None:
     assert not [row.label for row in named(bare.tables, "masks").rows if row.label.endswith(": gt")]
 

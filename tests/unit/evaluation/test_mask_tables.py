@@ -16,6 +16,7 @@ from conceptloom.evaluation.mask_tables import (
     change_table,
     failure_table,
     mask_curves,
+    mask_histories,
     mask_table,
     split_table,
 )
@@ -277,6 +278,26 @@ def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:
     assert first.lines[0].mean == pytest.approx((0.1, 0.3))
     assert other.lines[0].mean == pytest.approx((0.5, 0.5))
     assert place.lines[0].mean == pytest.approx((0.9, 0.9))
+
+
+def test_the_history_of_a_concept_in_a_picture_is_kept_for_every_run() -> None:
+    scored = [
+        mask("a", CAT, 0.6, 20),
+        mask("a", CAT, 0.2),
+        mask("a", CAT, 0.5, seed=1),
+        mask("b", DOG, 1 / 3),
+    ]
+    first, again, other = mask_histories(scored)
+    assert (first.set, first.picture, first.concept, first.method) == ("a", "a1", "cat", "paper")
+    assert (first.steps, first.iou, first.boundary_iou) == ((0, 20), (0.2, 0.6), (0.1, 0.3))
+    assert (again.seed, again.iou) == (1, (0.5,))
+    assert (other.concept, other.iou, other.boundary_iou) == ("dog", (0.3333,), (0.1667,))
+
+
+def test_a_long_history_is_thinned_evenly_and_keeps_its_ends() -> None:
+    (history,) = mask_histories([mask("a", CAT, step / 1000, step) for step in range(401)])
+    assert history.steps == tuple(range(0, 401, 20))
+    assert history.iou[-1] == 0.4
 
 
 def test_curves_of_boundaries_are_a_figure_of_their_own() -> None:

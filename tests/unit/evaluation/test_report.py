@@ -19,6 +19,7 @@ from conceptloom.evaluation.report import (
     Grid,
     GridRow,
     Line,
+    MaskHistory,
     Measured,
     Panel,
     Report,
@@ -211,6 +212,17 @@ def test_other_lines_are_not_flat(values: dict[str, Any]) -> None:
 def test_a_line_whose_values_do_not_fit_its_steps_is_refused(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         line(**values)
+
+
+@pytest.mark.parametrize(
+    "values", [{"steps": ()}, {"iou": (0.5,)}, {"boundary_iou": (0.5, 0.5, 0.5)}, {"iou": (0.5, math.nan)}]
+)
+def test_a_history_whose_values_do_not_fit_its_steps_is_refused(values: dict[str, Any]) -> None:
+    whole = {"set": "a", "picture": "p", "concept": "cat", "method": "paper", "seed": 0}
+    series = {"steps": (0, 20), "iou": (0.1, 0.2), "boundary_iou": (0.1, 0.2)}
+    assert MaskHistory.model_validate({**whole, **series}).steps == (0, 20)
+    with pytest.raises(ValidationError):
+        MaskHistory.model_validate({**whole, **series, **values})
 
 
 @pytest.mark.parametrize("window", [-1, 0, 4])
