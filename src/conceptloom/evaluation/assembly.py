@@ -25,6 +25,7 @@ from conceptloom.evaluation.mask_scores import MEASURES, ScoredMask, scored_mask
 from conceptloom.evaluation.mask_tables import (
     change_split_table,
     change_table,
+    failure_split_table,
     failure_table,
     mask_curves,
     mask_histories,
@@ -229,7 +230,10 @@ def mask_findings(
         if finds_masks(unit.key.method):
             found = swapped_pictures(every[unit.key.set], unit).values()
             swaps[unit.key.method] += [(unit.key.set, swapped) for swapped in found]
-    failures = _present(failure_table(findings.results, findings.methods, swaps))
+    failures = _present(
+        failure_table(findings.results, findings.methods, swaps),
+        failure_split_table(findings.results, findings.benchmark, findings.methods, swaps),
+    )
     if not scored:
         return failures, ()
     methods = [method for method in findings.methods if any(mask.method == method for mask in scored)]

@@ -26,7 +26,7 @@ from conceptloom.evaluation.mask_scores import (
 from conceptloom.evaluation.methods import MethodName, finds_masks
 from conceptloom.evaluation.report import Curves, Entry, Line, MaskHistory, Panel, Row, Table, measured
 from conceptloom.evaluation.statistics import band, clopper_pearson, cluster_bootstrap
-from conceptloom.evaluation.units import UnitResult
+from conceptloom.evaluation.units import MaskRecord, UnitResult
 
 WINDOW = 5
 """Mask updates averaged for the smoothed curves."""
@@ -39,6 +39,8 @@ RESAMPLED = "Resampled are nouns, or scenes where all is of one noun; the column
 Where = Callable[[ScoredMask], bool]
 SceneEvent = tuple[str, bool]
 """A scene, and whether something happened in one of its runs or pictures."""
+FAILURES = ("collapsed", "ends rescued", "swapped", "rescues", "diverged", "runs", "scenes")
+"""Columns of how runs fail."""
 SUBJECTS_AND_PLACES: tuple[tuple[str, Where], ...] = (
     ("subjects", lambda mask: not mask.is_place),
     ("backgrounds", lambda mask: mask.is_place),
@@ -168,23 +170,8 @@ def failure_table(
     """
     rows = []
     for method in methods:
-        of_method = [unit for unit in units if unit.key.method == method]
-        found = [unit for unit in of_method if unit.masks and finds_masks(method)]
-        diverged = [(unit.key.set, unit.diverged is not None) for unit in of_method]
-        if not found and not any(early for _, early in diverged):
-            continue
-        collapsed = [(unit.key.set, any(last.collapsed for last in unit.last_masks)) for unit in found]
-        rescued = [(unit.key.set, any(last.rescued for last in unit.last_masks)) for unit in found]
-        cells: tuple[Entry, ...] = (
-            _rate(collapsed),
-            _rate(rescued),
-            _rate(swaps.get(method, ())),
-            sum(len(record.rescued) for unit in found for record in unit.masks),
-            _rate(diverged),
-            len(found),
-            len({unit.key.set for unit in found}),
-        )
-        rows.append(Row(label=method, cells=cells))
+        if cells := _failures(units, method, swaps.get(method, ())):
+            rows.append(Row(label=method, cells=cells))
     if not rows:
         return None
     return Table(
@@ -196,8 +183,48 @@ def failure_table(
         " many scenes. Rescues: refused masks in all mask updates of all runs. Diverged: share of all runs whose loss"
         " did not stay finite; they left nothing, and means leave the same runs of other methods out. Runs: those with"
         " masks to look at.",
-        columns=("collapsed", "ends rescued", "swapped", "rescues", "diverged", "runs", "scenes"),
+        columns=FAILURES,
         rows=tuple(rows),
+    )
+
+
+def failure_split_table(
+    units: Sequence[UnitResult],
+    benchmark: Benchmark,
+    methods: Sequence[MethodName],
+    swaps: Mapping[str, Sequence[SceneEvent]],
+) -> Table | None:
+    """`failure_table` in every group of the benchmark; None where there is no such table."""
+    sets = {one.name: one for one in benchmark.sets}
+    members = {
+        title: {
+            one.name: frozenset(concept.name for concept in one.concepts if belongs(one, concept))
+            for one in benchmark.sets
+        }
+        for title, belongs in groups_of(benchmark)
+    }
+    rows = []
+    for method in methods:
+        for title, group in members.items():
+            of_group = [unit for unit in units if group[unit.key.set]]
+            exchanged = [
+                (scene, swapped)
+                for scene, swapped in swaps.get(method, ())
+                if any(subject.name in group[scene] for subject in sets[scene].subjects)
+            ]
+            if cells := _failures(of_group, method, exchanged, group):
+                rows.append(Row(label=f"{method}: {title}", cells=cells))
+    if not rows:
+        return None
+    return Table(
+        key="mask-failures-split",
+        title="How runs fail, by what is learned and from what",
+        note="As the table before. Collapsed, ends rescued, rescues: of the group's own masks, which are of subjects"
+        " alone, but for the rows of backgrounds. Swapped: pictures of sets with a subject in the group. Diverged and"
+        " runs: those of sets with a concept in it.",
+        columns=FAILURES,
+        rows=tuple(rows),
+        folded=True,
     )
 
 
@@ -309,6 +336,39 @@ def _line(method: str, masks: Sequence[ScoredMask], measure: Measure, flat_until
 
 def _of(scored: Iterable[ScoredMask], method: str) -> list[ScoredMask]:
     return [mask for mask in scored if mask.method == method]
+
+
+def _failures(
+    units: Iterable[UnitResult],
+    method: MethodName,
+    swaps: Sequence[SceneEvent],
+    group: Mapping[str, frozenset[str]] | None = None,
+) -> tuple[Entry, ...] | None:
+    """A row of `FAILURES` over the concepts that a group has in each set, or over all; None where nothing is told.
+
+    That is where no run of the method left masks that it found itself and none diverged.
+    """
+    of_method = [unit for unit in units if unit.key.method == method]
+    found = [unit for unit in of_method if unit.masks and finds_masks(method)]
+    diverged = [(unit.key.set, unit.diverged is not None) for unit in of_method]
+    if not found and not any(early for _, early in diverged):
+        return None
+
+    def count(unit: UnitResult, names: Iterable[str]) -> int:
+        return sum(group is None or name in group[unit.key.set] for name in names)
+
+    def ends(unit: UnitResult, names: Callable[[MaskRecord], Iterable[str]]) -> SceneEvent:
+        return unit.key.set, any(count(unit, names(last)) for last in unit.last_masks)
+
+    return (
+        _rate([ends(unit, lambda last: last.collapsed) for unit in found]),
+        _rate([ends(unit, lambda last: last.rescued) for unit in found]),
+        _rate(swaps),
+        sum(count(unit, record.rescued) for unit in found for record in unit.masks),
+        _rate(diverged),
+        len(found),
+        len({unit.key.set for unit in found}),
+    )
 
 
 def _rate(events: Sequence[SceneEvent]) -> Entry:

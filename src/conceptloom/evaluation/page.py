@@ -106,17 +106,18 @@ def _group(title: str, sections: Sequence[_Section]) -> str:
 def _table(table: Table) -> str:
     columns = list(zip(*(row.cells for row in table.rows), strict=True)) or [()] * len(table.columns)
     head = "".join(_head(name, cells) for name, cells in zip(table.columns, columns, strict=True))
-    drawn = [_cells(cells) for cells in columns]
+    drawn = [_cells(cells, bars=not table.folded) for cells in columns]
     groups = [row.label.partition(": ")[0] for row in table.rows]
     body = []
     for index, row in enumerate(table.rows):
         begins = index > 0 and groups[index] != groups[index - 1] and len(set(groups)) < len(groups)
         cells = "".join(cells[index] for cells in drawn)
         body.append(f"<tr{' class=first' * begins}><th scope=row>{_safe(row.label)}</th>{cells}</tr>")
-    return (
+    whole = (
         f"<div class=scroll><table class=data><thead><tr><td></td>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+    return f"<details><summary>{len(body)} rows</summary>{whole}</details>" if table.folded else whole
 
 
 def _head(name: str, cells: Sequence[Entry]) -> str:
@@ -134,13 +135,13 @@ def _has_intervals(cells: Sequence[Entry]) -> bool:
     return any(isinstance(cell, Measured) and cell.low is not None for cell in cells)
 
 
-def _cells(cells: Sequence[Entry]) -> list[str]:
-    """A column's cells: numbers with as many decimals, intervals beside them on one scale."""
+def _cells(cells: Sequence[Entry], bars: bool) -> list[str]:
+    """A column's cells: numbers with as many decimals, intervals beside them, with bars on one scale."""
     estimates = [cell for cell in cells if isinstance(cell, Measured)]
     numbers = [number for one in estimates for number in (one.value, one.low, one.high) if number is not None]
     decimals = decimals_for(numbers)
     # A single interval has nothing to be compared with.
-    scale = _scale(numbers) if sum(one.low is not None for one in estimates) > 1 else None
+    scale = _scale(numbers) if bars and sum(one.low is not None for one in estimates) > 1 else None
     kind, has_intervals = _kind(cells), _has_intervals(cells)
     drawn = []
     for cell in cells:
@@ -245,7 +246,8 @@ _EMPTY = f"<span class=none>{NOTHING}</span>"
 _TABLES_KEY = (
     "<p class=note>An estimate and, in brackets, its 95&nbsp;% interval; without brackets it has none. The bar"
     " beneath draws it on a scale from 0 to 1 or, where a column leaves that, over all of the column; the grey tick"
-    f" is 0. Where nothing was measured stands {NOTHING}.</p>"
+    f" is 0. Where nothing was measured stands {NOTHING}. Long tables are folded, without bars: open them to look"
+    " something up.</p>"
 )
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -268,6 +270,7 @@ nav ul{list-style:none;margin:0;padding:0}nav li{padding:2px 0}
 article{margin:26px 0 40px;scroll-margin-top:16px}
 .note{color:var(--soft);font-size:13.5px;max-width:80ch;margin:8px 0 0;text-wrap:pretty}
 .scroll{overflow-x:auto}
+summary{width:fit-content;margin:0 0 8px;cursor:pointer;color:var(--strong);font-size:14px}
 table{border-collapse:collapse}
 .data{border-collapse:separate;border-spacing:0;background:var(--card);border:1px solid var(--line);font-size:14px}
 .data th,.data td{padding:7px 14px;border-top:1px solid var(--line);vertical-align:top}

@@ -83,13 +83,17 @@ class Row(_Part):
 
 
 class Table(_Part):
-    """A table: `note` says what is counted, what is resampled, and what the columns' units are."""
+    """A table: `note` says what is counted, what is resampled, and what the columns' units are.
+
+    One that is `folded` is to be looked things up in: the page shows it on demand.
+    """
 
     key: Key
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    folded: bool = False
 
     @model_validator(mode="after")
     def _rows_fill_the_columns(self) -> Self:

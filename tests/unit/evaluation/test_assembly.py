@@ -354,6 +354,7 @@ def test_a_report_without_a_judge_holds_masks_pictures_and_cost(bare: Report) ->
         "mask-changes-split",
         "masks-split",
         "mask-failures",
+        "mask-failures-split",
         "cost",
     ]
     assert [curves.key for curves in bare.curves] == ["figure-3", "figure-3-boundary"]
@@ -401,7 +402,7 @@ def test_how_runs_fail_is_told_where_no_mask_has_a_truth(tiny_backbone: Backbone
     )
     bare = findings(benchmark=Benchmark("folder", "own", sets), results=units(("fixed", "paper")))
     report = build_report(bare, tiny_backbone, FACTS)
-    assert keys(report.tables) == ["mask-failures", "cost"]
+    assert keys(report.tables) == ["mask-failures", "mask-failures-split", "cost"]
     assert cell(named(report.tables, "mask-failures"), "paper", "runs") == 3
 
 
@@ -424,7 +425,7 @@ def test_a_mask_without_a_truth_collapses_too(tiny_backbone: Backbone) -> None:
 def test_without_a_run_that_every_method_finished_masks_have_no_means(tiny_backbone: Backbone) -> None:
     one, other, _ = benchmark().sets
     report = build_report(findings(results=(unit(one, "fixed"), unit(other, "paper"))), tiny_backbone, FACTS)
-    assert keys(report.tables) == ["mask-changes", "mask-failures", "cost"]
+    assert keys(report.tables) == ["mask-changes", "mask-failures", "mask-failures-split", "cost"]
     assert report.curves == ()
 
 

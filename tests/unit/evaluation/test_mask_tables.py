@@ -14,6 +14,7 @@ from conceptloom.evaluation.mask_scores import ScoredMask
 from conceptloom.evaluation.mask_tables import (
     change_split_table,
     change_table,
+    failure_split_table,
     failure_table,
     mask_curves,
     mask_histories,
@@ -80,6 +81,14 @@ def failures(
     swaps: Mapping[str, Sequence[tuple[str, bool]]] = MappingProxyType({}),
 ) -> Table:
     table = failure_table(runs, methods, swaps)
+    assert table is not None
+    return table
+
+
+def split_failures(
+    runs: Sequence[UnitResult], swaps: Mapping[str, Sequence[tuple[str, bool]]] = MappingProxyType({})
+) -> Table:
+    table = failure_split_table(runs, BENCHMARK, ["paper"], swaps)
     assert table is not None
     return table
 
@@ -264,7 +273,45 @@ def test_runs_that_diverged_are_a_share_of_all_runs_and_stand_there_without_mask
 
 
 def test_true_masks_that_are_handed_over_cannot_fail() -> None:
-    assert failure_table([run("a", record(), method="gt")], ["gt"], {}) is None
+    handed_over = [run("a", record(), method="gt")]
+    assert failure_table(handed_over, ["gt"], {}) is None
+    assert failure_split_table(handed_over, BENCHMARK, ["gt"], {}) is None
+
+
+def test_failures_are_split_by_whose_masks_they_are() -> None:
+    table = split_failures([run("a", record(rescued=("cat",), collapsed=("dog",))), run("b", record())])
+    told = {
+        title: (value(table, f"paper: {title}", "collapsed"), cell(table, f"paper: {title}", "rescues"))
+        for title in ("instances of known nouns", "novel nouns", "one picture", "background: photograph")
+    }
+    assert told == {
+        "instances of known nouns": (0, 1),
+        "novel nouns": (0.5, 0),
+        "one picture": (1, 1),
+        "background: photograph": (0, 0),
+    }
+
+
+def test_split_failures_are_over_the_runs_and_scenes_that_have_the_group() -> None:
+    table = split_failures([run(scene, record(), seed=seed) for scene in ("a", "b") for seed in (0, 1)])
+    for title, scenes in (("novel nouns", 2), ("one picture", 1), ("two pictures", 1)):
+        counts = tuple(cell(table, f"paper: {title}", column) for column in ("runs", "scenes"))
+        assert counts == (2 * scenes, scenes)
+    expected = measured(clopper_pearson(0, 1))
+    assert cell(table, "paper: one picture", "collapsed") == expected
+
+
+def test_exchanged_masks_count_where_subjects_of_the_set_belong() -> None:
+    table = split_failures([run("a", record()), run("b", record())], {"paper": [("a", True), ("b", False)]})
+    assert value(table, "paper: one picture", "swapped") == 1
+    assert value(table, "paper: novel nouns", "swapped") == 0.5
+    assert cell(table, "paper: background: photograph", "swapped") is None
+
+
+def test_runs_that_diverged_count_in_the_groups_of_what_they_should_have_learned() -> None:
+    table = split_failures([run("a", record()), run("b", diverged="not finite")])
+    assert value(table, "paper: two pictures", "diverged") == 1
+    assert value(table, "paper: one picture", "diverged") == 0
 
 
 def test_curves_stand_by_first_subject_other_subjects_and_background() -> None:

@@ -259,6 +259,28 @@ def test_a_single_interval_has_no_bar() -> None:
     assert bars(page_of(Measured(value=0.5, low=0.25, high=0.75), Measured(value=0.1))) == []
 
 
+# Folded tables ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folded_table_is_whole_behind_a_line_that_counts_its_rows() -> None:
+    cells = (Measured(value=0.5, low=0.25, high=0.75), Measured(value=0.1, low=0.0, high=0.2))
+    rows = tuple(Row(label=f"row {index}", cells=(cell,)) for index, cell in enumerate(cells))
+    table = Table(key="t", title="", note="", columns=("c",), rows=rows, folded=True)
+    page = render_page(plain_report(tables=(table,)))
+    (folded,) = parsed(page).all("details")
+    (line,) = folded.all("summary")
+    assert line.text == "2 rows"
+    assert [[cell.text for cell in row] for row in shown_cells(page)] == [
+        ["0.500", "[0.250, 0.750]"],
+        ["0.100", "[0.000, 0.200]"],
+    ]
+    assert bars(page) == []
+
+
+def test_other_tables_are_open(tree: Node) -> None:
+    assert not list(tree.all("details"))
+
+
 # Words ------------------------------------------------------------------------------------------------------------
 
 
