@@ -15,6 +15,7 @@ from conceptloom.evaluation.image_tables import (
     image_change_split_table,
     image_change_table,
     kind_table,
+    metric_split_table,
     metric_table,
     preference_split_table,
     preference_table,
@@ -144,6 +145,7 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     common = common_to_all((score.method, score.set) for score in judged.compared)
     if not common:
         return (*votes, *changes)
+    drew = [unit for unit in findings.results if unit.key.set in common]
     alike = replace(
         judged,
         compared=tuple(score for score in judged.compared if score.set in common),
@@ -151,9 +153,10 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     )
     return (
         *votes,
-        metric_table(alike, drawn, [unit for unit in findings.results if unit.key.set in common]),
+        metric_table(alike, drawn, drew),
         *changes,
         identity_table(alike, findings.benchmark, drawn),
+        metric_split_table(alike, findings.benchmark, drawn, drew),
         kind_table(alike, drawn),
     )
 

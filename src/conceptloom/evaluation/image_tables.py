@@ -29,6 +29,7 @@ from conceptloom.evaluation.units import UnitResult
 Place = tuple[str, int, int]
 """Set, number of the prompt, number of the image."""
 OTHER_SEED = "the same, another seed"
+DRIFT = "drift of the base model"
 NUMBERS_ASKED: tuple[tuple[str, Where], ...] = (
     ("one subject asked for", lambda score, _: len(score.concepts) == 1),
     ("several subjects asked for", lambda score, _: len(score.concepts) > 1),
@@ -83,10 +84,8 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
         for metric in METRICS
         if any(by_metric[metric].values())
     ]
-    whole = [unit for unit in results if unit.key.seed == 0 and unit.key.variant in ("", QUICK)]
-    drift = {method: row for (method, _), row in drift_rows(whole).items()}
-    if drift:
-        found.append(_metric_cells("drift of the base model", drift, columns))
+    if drift := _drift(results):
+        found.append(_metric_cells(DRIFT, drift, columns))
     meanings = "; ".join(
         f"{metric}: {METRICS[metric]}" for metric in (row.label for row in found) if metric in METRICS
     )
@@ -191,6 +190,39 @@ def identity_table(judged: Judged, benchmark: Benchmark, methods: Sequence[str])
         " over nouns, or scenes where all is of one noun; the last column says how many.",
         columns=(*methods, "values", "resampled"),
         rows=tuple(rows),
+    )
+
+
+def metric_split_table(
+    judged: Judged, benchmark: Benchmark, methods: Sequence[str], results: Iterable[UnitResult]
+) -> Table:
+    """Every metric of `metric_table` by what is learned, from what, and how much is asked for."""
+    groups = {
+        title: image_rows(judged.compared, _methods_where(where)) for title, where in _groups(benchmark)
+    }
+    rows = []
+    for metric in METRICS:
+        for title, found in groups.items():
+            by_method = {method: found.get(method, {}).get(metric) for method in methods}
+            if any(by_method.values()):
+                rows.append(_metric_cells(f"{metric}: {title}", by_method, methods))
+    results = tuple(results)
+    for title, belongs in groups_of(benchmark):
+        members = {
+            one.name for one in benchmark.sets if any(belongs(one, concept) for concept in one.concepts)
+        }
+        if drift := _drift(unit for unit in results if unit.key.set in members):
+            rows.append(_metric_cells(f"{DRIFT}: {title}", drift, methods))
+    return Table(
+        key="images-split",
+        title="Images by what is learned, and from what",
+        note="The metrics of the table of images, each in every group that has it; 95 % bootstrap intervals over nouns"
+        " for what is a concept's (scenes where all is of one noun) and over scenes for the rest; the last column says"
+        " over how many. A metric of whole images counts in every group that a concept asked for belongs to, drift in"
+        " every group that a concept of the set belongs to.",
+        columns=(*methods, "resampled"),
+        rows=tuple(rows),
+        folded=True,
     )
 
 
@@ -355,7 +387,13 @@ def _mean(row: MetricRow | None) -> Measured | None:
 
 
 def _methods_where(where: Where) -> Group:
-    return lambda score, concept: score.method if concept is not None and where(score, concept) else None
+    return lambda score, concept: score.method if where(score, concept) else None
+
+
+def _drift(results: Iterable[UnitResult]) -> dict[str, MetricRow]:
+    """By method, over the units that drew the compared images."""
+    drew = [unit for unit in results if unit.key.seed == 0 and unit.key.variant in ("", QUICK)]
+    return {method: row for (method, _), row in drift_rows(drew).items()}
 
 
 def _groups(benchmark: Benchmark) -> list[tuple[str, Where]]:

@@ -168,6 +168,7 @@ def test_forced_choice_comes_before_the_metrics() -> None:
         "image-changes",
         "image-changes-split",
         "identity-split",
+        "images-split",
         "prompt-kinds",
     ]
 
@@ -186,7 +187,7 @@ def test_without_the_baseline_our_method_still_meets_the_others_and_itself() -> 
 
 def test_without_our_method_nothing_is_chosen() -> None:
     found = image_tables(findings(methods=("gt", "fixed"), judged=judged(("gt", "fixed"))))
-    assert keys(found) == ["images", "identity-split", "prompt-kinds"]
+    assert keys(found) == ["images", "identity-split", "images-split", "prompt-kinds"]
 
 
 def test_methods_stand_in_the_order_asked_for_and_without_those_that_drew_nothing() -> None:

@@ -22,6 +22,7 @@ from conceptloom.evaluation.image_tables import (
     image_change_split_table,
     image_change_table,
     kind_table,
+    metric_split_table,
     metric_table,
     paired_trials,
     preference_split_table,
@@ -32,7 +33,7 @@ from conceptloom.evaluation.image_view import ConceptScore
 from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.plan import MASKS, QUICK
 from conceptloom.evaluation.report import Measured, Table, measured
-from conceptloom.evaluation.statistics import holm
+from conceptloom.evaluation.statistics import cluster_bootstrap, holm
 from conceptloom.evaluation.units import UnitKey, UnitResult
 from conceptloom.pictures import Picture
 
@@ -257,6 +258,61 @@ def test_identity_is_split_by_what_is_learned() -> None:
     assert cell(table, "several subjects asked for", "values") == 2
     assert cell(table, "several subjects asked for", "resampled") == 2
     assert "on a learned pattern" not in {row.label for row in table.rows}
+
+
+def test_every_metric_is_split_by_what_is_learned_and_by_how_much_is_asked_for() -> None:
+    scores = [
+        replace(score("a", 0.6, subjects={"cat": 0.8, "yeti": 0.2}), distance=0.5),
+        replace(score("a", 0.2, prompt=1, subjects={"cat": 0.4}), distance=0.1),
+        score("a", 0.9, "words", subjects={"cat": 0.1}),
+    ]
+    table = metric_split_table(judged(*scores), learned("a"), ["words", "paper"], [])
+    told = {
+        label: cell(table, label, "paper")
+        for label in (
+            "identity: instances of known nouns",
+            "identity: novel nouns",
+            "diversity: novel nouns",
+            "diversity: one subject asked for",
+            "overall: one picture",
+            "copies: on a learned photograph",
+        )
+    }
+    assert list(told.values()) == pytest.approx([0.6, 0.2, 0.5, 0.1, 0.4, 0])
+    assert cell(table, "overall: instances of known nouns", "words") == pytest.approx(0.9)
+    assert cell(table, "overall: novel nouns", "words") is None
+
+
+def test_groups_and_metrics_that_no_image_has_have_no_row() -> None:
+    table = metric_split_table(judged(score("a", 0.6, subjects={"cat": 0.8})), learned("a"), ["paper"], [])
+    labels = {row.label for row in table.rows}
+    assert "overall: instances of known nouns" in labels
+    assert not {"overall: two pictures", "overall: novel nouns", "mixing: one picture"} & labels
+
+
+def test_split_metrics_say_over_how_many_nouns_or_scenes_they_are() -> None:
+    scores = [score("a", 0.6, subjects={"cat": 0.8, "yeti": 0.2}), score("b", 0.2, subjects={"cat": 0.4})]
+    table = metric_split_table(judged(*scores), learned("a", "b"), ["paper"], [])
+    assert cell(table, "identity: one picture", "resampled") == 2  # a cat and a yeti
+    assert cell(table, "identity: novel nouns", "resampled") == 1
+    expected = measured(cluster_bootstrap([0.6, 0.2], ["a", "b"]))
+    (row,) = (row for row in table.rows if row.label == "overall: one picture")
+    assert row.cells == (expected, 2)
+
+
+def test_drift_is_split_by_what_the_run_learned() -> None:
+    photograph, other = learned("a", "b").sets
+    sets = Benchmark("b", "dev", (photograph, replace(other, place_type="pattern")))
+    units = [
+        UnitResult(UnitKey(scene, "paper", 0), (), {}, {}, (0.5, 0.5 + rise))
+        for scene, rise in (("a", 0.25), ("b", 0.75))
+    ]
+    table = metric_split_table(judged(score("a", 0.4)), sets, ["paper"], units)
+    told = [
+        cell(table, f"drift of the base model: {title}", "paper")
+        for title in ("novel nouns", "on a learned photograph", "on a learned pattern")
+    ]
+    assert told == [0.5, 0.25, 0.75]
 
 
 def test_scores_are_split_by_kind_of_prompt() -> None:
