@@ -97,7 +97,9 @@ def build_report(findings: Findings, backbone: Backbone, facts: Mapping[str, str
     ]
     tables, curves = mask_findings(findings, backbone, scored)
     images = image_tables(findings)
-    parts = (parts_report_table(findings.parts),) if findings.parts else ()
+    parts: tuple[Table, ...] = ()
+    if findings.parts:
+        parts = _present(parts_report_table(findings.parts), parts_split_table(findings.parts))
     grids: list[Grid | None] = [*all_grids(results, findings.methods, scored, album)]
     if findings.judged is not None:
         grids.append(worst_images_grid(results, album, findings.judged.compared))
@@ -217,6 +219,36 @@ def parts_report_table(rows: Sequence[PartRow]) -> Table:
             )
             for row in rows
         ),
+    )
+
+
+def parts_split_table(rows: Sequence[PartRow]) -> Table | None:
+    """Masks of table "Parts" by group, the parts of a group under each other; None where no part has a group."""
+    lines = [
+        Row(
+            label=f"{title}: {row.title}",
+            cells=(
+                measured(row.groups[title].iou),
+                measured(row.groups[title].change),
+                row.groups[title].masks,
+                row.groups[title].clusters,
+            ),
+        )
+        for title in dict.fromkeys(title for row in rows for title in row.groups)
+        for row in rows
+        if title in row.groups
+    ]
+    if not lines:
+        return None
+    return Table(
+        key="parts-split",
+        title="Parts: masks by what is learned, and from what",
+        note="IoU at the end, and differences to paper on the same scene and concept; 95 % bootstrap intervals, over"
+        " nouns, or over scenes where all is of one noun: the last column says how many. Subjects alone, but for the"
+        " groups of backgrounds.",
+        columns=("IoU", "less paper", "masks", "resampled"),
+        rows=tuple(lines),
+        folded=True,
     )
 
 

@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
-from conceptloom.evaluation.mask_scores import ScoredMask, mask_rows, paired_difference, scored_masks
+from conceptloom.evaluation.groups import groups_of
+from conceptloom.evaluation.mask_scores import (
+    ScoredMask,
+    mask_pairs,
+    mask_rows,
+    paired_difference,
+    paired_difference_by_noun,
+    scored_masks,
+)
 from conceptloom.evaluation.methods import method_config
 from conceptloom.evaluation.plan import Size, Task, whole_task
 from conceptloom.evaluation.statistics import Interval
@@ -100,6 +108,23 @@ class PartMasks:
 
 
 @dataclass(frozen=True)
+class PartGroup:
+    """A part's final masks of one group of concepts; intervals resample nouns.
+
+    Attributes:
+        iou: mean.
+        change: IoU less that of `paper`, mask by mask; None for `paper` itself.
+        masks: how many there are.
+        clusters: over how many nouns, or scenes where all is of one noun, `iou` is.
+    """
+
+    iou: Interval
+    change: Interval | None
+    masks: int
+    clusters: int
+
+
+@dataclass(frozen=True)
 class PartRow:
     """One row of the table.
 
@@ -116,6 +141,7 @@ class PartRow:
         scenes, updates, rescues, collapsed, seconds, work: see `PartMasks`.
         stages: after which its runs ended, 3 or 4: what `seconds` is the time of.
         images: scores of the images it drew, by metric; empty where nothing was drawn.
+        groups: its final masks by group of concepts (`groups_of`); those that have some.
     """
 
     name: str
@@ -135,6 +161,7 @@ class PartRow:
     work: float
     stages: int
     images: Mapping[str, Interval] = field(default_factory=dict)
+    groups: Mapping[str, PartGroup] = field(default_factory=dict)
 
 
 def run_of(part: Part) -> Part:
@@ -274,7 +301,9 @@ def parts_table(
         masks = masks_of(part)
         if masks is not None:
             drawn = images.get(run_of(part).name, {}) if part.generates else {}
-            rows.append(part_row(part, masks, None if run_of(part) == PAPER else paper, drawn))
+            compared = None if run_of(part) == PAPER else paper
+            row = part_row(part, masks, compared, drawn)
+            rows.append(replace(row, groups=part_groups(benchmark, masks, compared)))
     return rows
 
 
@@ -306,6 +335,19 @@ def part_row(
         stages=4 if run_of(part).generates else 3,
         images=dict(images),
     )
+
+
+def part_groups(benchmark: Benchmark, masks: PartMasks, paper: PartMasks | None) -> dict[str, PartGroup]:
+    """A part's masks in every group of the benchmark that has some; `paper` as in `part_row`."""
+    sets = {one.name: one for one in benchmark.sets}
+    theirs = () if paper is None else paper.scored
+    found = {}
+    for title, belongs in groups_of(benchmark):
+        mine = [mask for mask in masks.scored if belongs(sets[mask.set], mask.concept)]
+        for row in mask_rows(mine, lambda mask: mask.method).values():  # of a single method
+            change = paired_difference_by_noun(mine, theirs) if mask_pairs(mine, theirs) else None
+            found[title] = PartGroup(row.iou, change, row.masks, row.clusters)
+    return found
 
 
 def _sets(benchmark: Benchmark, size: Size) -> tuple[BenchmarkSet, ...]:

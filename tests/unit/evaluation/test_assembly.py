@@ -20,6 +20,7 @@ from conceptloom.evaluation.assembly import (
     cost_table,
     image_tables,
     parts_report_table,
+    parts_split_table,
     set_results,
 )
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
@@ -29,7 +30,7 @@ from conceptloom.evaluation.image_tables import OTHER_SEED, Judged
 from conceptloom.evaluation.image_view import ConceptScore
 from conceptloom.evaluation.margins import Margin
 from conceptloom.evaluation.methods import MethodName
-from conceptloom.evaluation.parts import PartRow
+from conceptloom.evaluation.parts import PartGroup, PartRow
 from conceptloom.evaluation.plan import MASKS, QUICK, SMOKE, Size
 from conceptloom.evaluation.report import Measured, Report, Table, load_report, save_report
 from conceptloom.evaluation.statistics import Interval, clopper_pearson
@@ -293,6 +294,29 @@ def test_image_columns_are_those_that_some_part_has() -> None:
     assert table.columns[-1] == "identity"
     assert cell(table, "no CRF", "identity") is None
     assert table.rows[1].cells[-1] == Measured(value=0.5, low=0.4, high=0.6)
+
+
+def test_masks_of_the_parts_stand_by_group_under_each_other() -> None:
+    novel = PartGroup(Interval(0.4, 0.3, 0.5), Interval(-0.2, -0.3, -0.1), 3, 2)
+    paper = replace(PAPER, groups={"one picture": replace(novel, change=None)})
+    table = parts_split_table([paper, replace(NO_CRF, groups={"one picture": novel, "novel nouns": novel})])
+    assert table is not None
+    assert [row.label for row in table.rows] == [
+        "one picture: paper",
+        "one picture: no CRF",
+        "novel nouns: no CRF",
+    ]
+    assert table.rows[2].cells == (
+        Measured(value=0.4, low=0.3, high=0.5),
+        Measured(value=-0.2, low=-0.3, high=-0.1),
+        3,
+        2,
+    )
+    assert table.rows[0].cells[1] is None
+
+
+def test_parts_without_a_group_have_no_table_of_groups() -> None:
+    assert parts_split_table([PAPER, NO_CRF]) is None
 
 
 # Units by set

@@ -20,6 +20,7 @@ from conceptloom.evaluation.parts import (
     PAPER,
     PARTS,
     Part,
+    part_groups,
     part_masks,
     part_row,
     part_task,
@@ -298,6 +299,29 @@ def test_a_change_is_over_the_scenes_that_both_have() -> None:
     assert part_row(PAPER, papers, None).subjects_change is None
 
 
+def test_masks_of_a_part_are_split_by_what_is_learned_and_resampled_by_noun() -> None:
+    novel = replace(SQUARES.sets[1].concepts[0], split="novel noun")
+    third = replace(SQUARES.sets[1], name="c", concepts=(novel, SQUARES.sets[1].concepts[1]))
+    sets = Benchmark("own", "dev", (*SQUARES.sets, third))
+    papers = part_masks(PAPER, sets, [unit(TRUTH, name=name) for name in "abc"], CONFIG)
+    shares = {"a": 0.5, "b": 0.7, "c": 0.2}
+    cut = [unit(rows_kept(TRUTH, share), name=name) for name, share in shares.items()]
+    found = part_groups(sets, part_masks(part("tau-0.5"), sets, cut, CONFIG), papers)
+    known, alone = found["instances of known nouns"], found["novel nouns"]
+    assert (known.iou.value, known.iou.low, known.iou.high) == pytest.approx((0.6, 0.5, 0.7))
+    assert (known.masks, known.clusters) == (2, 2)
+    assert known.change is not None
+    assert known.change.value == pytest.approx(-0.4)
+    assert (alone.iou.value, alone.masks) == (pytest.approx(0.2), 1)
+    assert found["background: photograph"].iou.value == 1
+    assert "two pictures" not in found
+
+
+def test_papers_own_masks_are_split_and_compared_with_nothing() -> None:
+    papers = part_masks(PAPER, SQUARES, [unit(TRUTH, name=name) for name in "ab"], CONFIG)
+    assert part_groups(SQUARES, papers, None)["one picture"].change is None
+
+
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """Units of paper on both sets, of no CRF on the first, of a joint stage with LoRA on the first."""
@@ -343,6 +367,14 @@ def test_papers_own_units_are_compared_with_nothing_and_others_with_paper(units:
     assert no_crf is not None
     assert lora is not None
     assert (no_crf.value, lora.value) == pytest.approx((-0.5, 0.0))
+
+
+def test_rows_hold_their_masks_by_group(units: Path) -> None:
+    rows = {row.name: row for row in parts_table(SQUARES, SIZE, units, CONFIG)}
+    change = rows["no-crf"].groups["one picture"].change
+    assert change is not None
+    assert change.value == pytest.approx(-0.5)
+    assert rows["every-20"].groups["one picture"].change is None
 
 
 def test_image_scores_stand_in_the_rows_that_drew(units: Path) -> None:
