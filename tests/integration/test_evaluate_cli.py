@@ -471,6 +471,19 @@ def test_dev_leaves_the_margin_by_which_test_is_judged(drawings: Callable[..., E
     assert not (dev.out.parent / "test" / "margins.json").exists()
 
 
+def test_the_judge_votes_on_the_pairs_that_people_are_shown_some_of(
+    drawings: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Size(sets=2, seeds=1, image_sets=2, prompts=8, images=2, shown=2)
+    monkeypatch.setattr(api, "STUDIES", {"random": size})
+    asked = drawings("dev", study="random")
+    (table,) = (table for table in report_on(asked).tables if table.key == "table-1")
+    label = "paper, protocol random: automatic judge, 1 x margin"
+    (row,) = (row for row in table.rows if row.label == label)
+    _, key = asked.export_study("random")
+    assert row.cells[table.columns.index("votes")] == read_key(key).pairs["given"] == 10 * 2
+
+
 def test_a_margin_that_dev_has_left_stays_whatever_is_run_later(
     drawings: Callable[..., EvaluationJob],
 ) -> None:

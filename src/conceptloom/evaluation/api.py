@@ -55,7 +55,7 @@ from conceptloom.evaluation.protocols import PROTOCOLS, Method
 from conceptloom.evaluation.report import Report
 from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, run_tasks
 from conceptloom.evaluation.study_bundle import export_study_bundle
-from conceptloom.evaluation.study_export import study_comparisons
+from conceptloom.evaluation.study_export import POPULATION_SEED, study_comparisons
 from conceptloom.evaluation.units import UnitResult, has_unit, load_unit
 from conceptloom.evaluation.use_log import log_use, use_log
 from conceptloom.judges.features import load_feature_judge
@@ -95,6 +95,7 @@ class EvaluationJob:
         judge: who looks at the images; None where nobody does.
         margin: the neutral margin, where it was fixed before.
         out: folder of the evaluation.
+        study: protocol of the study for people that it draws for, None where it draws for none.
     """
 
     benchmark: Benchmark
@@ -107,6 +108,7 @@ class EvaluationJob:
     judge: JudgeChoice | None
     margin: Margin | None
     out: Path
+    study: str | None = None
 
     @property
     def units(self) -> Path:
@@ -189,7 +191,9 @@ class EvaluationJob:
                 judged = self._with_own_margin(judged, bench)
         parts = tuple(self._parts_rows(bench))
         missing = len(self.missing)
-        findings = Findings(self.benchmark, self.methods, self.size, results, judged, parts, missing)
+        findings = Findings(
+            self.benchmark, self.methods, self.size, results, judged, parts, missing, self.study
+        )
         return build_report(findings, self.backbone, {**facts, **self.facts(results, bench, judged)})
 
     def export_study(self, name: str) -> tuple[Path, Path]:
@@ -207,7 +211,7 @@ class EvaluationJob:
         whole = [unit for unit in compared if unit.images and unit.key.set not in diverged]
         ours, baseline = ([unit for unit in whole if unit.key.method == name] for name in methods.values())
         protocol = PROTOCOLS[name]
-        comparisons = study_comparisons(self.benchmark, ours, baseline, protocol, seed)
+        comparisons = study_comparisons(self.benchmark, ours, baseline, protocol, POPULATION_SEED)
         folder, key = self.out / f"study-{name}", self.out / f"study-{name}-key.json"
         export_study_bundle(comparisons, protocol, folder, key, methods=methods, seed=seed)
         return folder, key
@@ -430,6 +434,7 @@ def prepare_evaluation(
         judge,
         margin,
         out,
+        study,
     )
     claim_folder(job)
     if benchmark != "folder" and not (out / SETS / ANNOTATIONS).is_file():

@@ -11,12 +11,14 @@ from conceptloom.backbone import Backbone, family_of
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.image_tables import (
     Judged,
+    Place,
     identity_table,
     image_change_split_table,
     image_change_table,
     kind_table,
     metric_split_table,
     metric_table,
+    place_of,
     preference_split_table,
     preference_table,
     rivals_table,
@@ -42,8 +44,10 @@ from conceptloom.evaluation.picture_grids import (
     worst_images_grid,
 )
 from conceptloom.evaluation.plan import MASKS, QUICK, Size
+from conceptloom.evaluation.protocols import PROTOCOLS
 from conceptloom.evaluation.report import Curves, Grid, Kind, Report, Row, Table, measured
 from conceptloom.evaluation.run_strip import strip_grid
+from conceptloom.evaluation.study_export import POPULATION_SEED, population
 from conceptloom.evaluation.units import UnitResult
 from conceptloom.learning import resolve_config
 
@@ -66,6 +70,7 @@ class Findings:
         judged: scores of the images, None where no judge looked.
         parts: rows of the table "Parts", empty where it was not run.
         missing: how many of the runs asked for are not finished.
+        study: protocol of the study for people, None where none is made.
     """
 
     benchmark: Benchmark
@@ -75,6 +80,7 @@ class Findings:
     judged: Judged | None = None
     parts: tuple[PartRow, ...] = ()
     missing: int = 0
+    study: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -136,7 +142,7 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
     ]
     ours = [method for method in OURS if method in drawn]
     votes = _present(
-        preference_table(judged, ours, BASELINE),
+        preference_table(judged, ours, BASELINE, _populations(findings, judged, ours)),
         preference_split_table(judged, findings.benchmark, ours, BASELINE),
         rivals_table(judged, ours, drawn),
     )
@@ -161,6 +167,18 @@ def image_tables(findings: Findings) -> tuple[Table, ...]:
         metric_split_table(alike, findings.benchmark, drawn, drew),
         kind_table(alike, drawn),
     )
+
+
+def _populations(findings: Findings, judged: Judged, ours: Sequence[str]) -> dict[str, frozenset[Place]]:
+    """The images of the study's population, by its protocol: of those that our first method and the baseline drew."""
+    if findings.study is None or not ours:
+        return {}
+    mine, theirs = (
+        {place_of(score) for score in judged.compared if score.method == method}
+        for method in (ours[0], BASELINE)
+    )
+    protocol = PROTOCOLS[findings.study]
+    return {findings.study: population(findings.benchmark, mine & theirs, protocol, POPULATION_SEED)}
 
 
 def _present(*tables: Table | None) -> tuple[Table, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from conceptloom.evaluation.benchmark import PROMPT_KINDS, Benchmark, BenchmarkSet, TrueConcept
@@ -30,6 +31,9 @@ Place = tuple[str, int, int]
 """Set, number of the prompt, number of the image."""
 OTHER_SEED = "the same, another seed"
 DRIFT = "drift of the base model"
+POPULATION = (
+    " Rows of a protocol are over the images that its study for people is made from, the others over all."
+)
 NUMBERS_ASKED: tuple[tuple[str, Where], ...] = (
     ("one subject asked for", lambda score, _: len(score.concepts) == 1),
     ("several subjects asked for", lambda score, _: len(score.concepts) > 1),
@@ -243,27 +247,33 @@ def kind_table(judged: Judged, methods: Sequence[str]) -> Table:
     )
 
 
-def preference_table(judged: Judged, ours: Sequence[str], baseline: str) -> Table | None:
-    """The counterpart of Table 1, each of our methods in turn; None without a margin or without images of both."""
+def preference_table(
+    judged: Judged,
+    ours: Sequence[str],
+    baseline: str,
+    populations: Mapping[str, Collection[Place]] = MappingProxyType({}),
+) -> Table | None:
+    """The counterpart of Table 1, each of our methods in turn; None without a margin or without images of both.
+
+    Args:
+        judged: the scores.
+        ours: our methods.
+        baseline: the other one.
+        populations: by protocol, the images that it draws of those that are compared; each gets rows of its own.
+    """
     trials = _trials(judged, ours, [baseline])
     if judged.margin is None or not trials:
         return None
     rows = []
     for (method, _), votes in trials.items():
-        for row in table(votes, judged.margin.value):
-            label = f"{method}: {row.voter}, {row.factor:g} x margin{'' if row.ties else ', decided votes'}"
-            cells: tuple[Entry, ...] = (
-                measured(row.baseline),
-                measured(row.neutral),
-                measured(row.ours),
-                row.votes,
-                row.scenes,
-                Measured(value=row.p_value),
-            )
-            rows.append(Row(label=label, cells=cells))
+        rows += _vote_rows(method, votes, judged.margin)
+    for protocol, places in populations.items():
+        drawn = tuple(score for score in judged.compared if place_of(score) in places)
+        for (method, _), votes in _trials(replace(judged, compared=drawn), ours, [baseline]).items():
+            rows += _vote_rows(f"{method}, protocol {protocol}", votes, judged.margin)
     for paper in PAPER_ROWS:
         shares = (paper.baseline, paper.neutral, paper.ours)
-        cells = (*(Measured(value=share) for share in shares), None, None, None)
+        cells: tuple[Entry, ...] = (*(Measured(value=share) for share in shares), None, None, None)
         rows.append(Row(label=f"the paper, {paper.data}: {paper.voter}", cells=cells))
         cells = (Measured(value=1 - paper.decided), None, Measured(value=paper.decided), None, None, None)
         rows.append(Row(label=f"the paper, {paper.data}: {paper.voter}, decided votes", cells=cells))
@@ -273,7 +283,7 @@ def preference_table(judged: Judged, ours: Sequence[str], baseline: str) -> Tabl
         note=f"Shares of votes. The {JUDGE} prefers the image with the higher overall score; within the margin, it is"
         f" neutral. The margin, {judged.margin.value:.4f}, is the median absolute difference between two seeds of"
         f" {judged.margin.method} on {judged.margin.where}. 95 % bootstrap intervals over scenes; p: sign test over"
-        " scenes' majorities."
+        f" scenes' majorities.{POPULATION if populations else ''}"
         f" The paper's rows are people's votes on other pictures, without intervals: {CITATION}.",
         columns=(baseline, "neutral", "ours", "votes", "scenes", "p"),
         rows=tuple(rows),
@@ -347,6 +357,22 @@ def rivals_table(judged: Judged, ours: Sequence[str], methods: Sequence[str]) ->
     )
 
 
+def _vote_rows(label: str, trials: Iterable[Trial], margin: Margin) -> list[Row]:
+    rows = []
+    for row in table(trials, margin.value):
+        cells: tuple[Entry, ...] = (
+            measured(row.baseline),
+            measured(row.neutral),
+            measured(row.ours),
+            row.votes,
+            row.scenes,
+            Measured(value=row.p_value),
+        )
+        told = f"{label}: {row.voter}, {row.factor:g} x margin{'' if row.ties else ', decided votes'}"
+        rows.append(Row(label=told, cells=cells))
+    return rows
+
+
 def _trials(judged: Judged, ours: Sequence[str], rivals: Sequence[str]) -> dict[tuple[str, str], list[Trial]]:
     """By (method of ours, rival), where both have images; two methods of ours meet once, the later one as ours."""
     found = {}
@@ -365,16 +391,17 @@ def _trials(judged: Judged, ours: Sequence[str], rivals: Sequence[str]) -> dict[
 
 def paired_trials(ours: Iterable[ImageScore], baseline: Iterable[ImageScore]) -> list[Trial]:
     """Trials over the images that both have, of one set, prompt and image number."""
-    others = {_place(score): score.overall for score in baseline}
+    others = {place_of(score): score.overall for score in baseline}
     trials = []
     for score in ours:
-        other = others.get(_place(score))
+        other = others.get(place_of(score))
         if score.overall is not None and other is not None:
             trials.append(Trial(score.set, str(score.prompt), score.overall, other))
     return trials
 
 
-def _place(score: ImageScore) -> Place:
+def place_of(score: ImageScore) -> Place:
+    """Which image of which prompt it is."""
     return score.set, score.prompt, score.index
 
 

@@ -205,6 +205,13 @@ def test_planted_scores_come_back_as_means_and_votes() -> None:
     assert cell(named(found, "rivals"), f"paper against {OTHER_SEED}", "neutral") == 1
 
 
+def test_the_judge_votes_on_what_a_study_for_people_is_made_from_too() -> None:
+    table = named(image_tables(findings(judged=judged(), study="random")), "table-1")
+    assert cell(table, "paper, protocol random: automatic judge, 1 x margin", "votes") == 3 * 2
+    again = named(image_tables(findings(judged=judged())), "table-1")
+    assert not [row.label for row in again.rows if "protocol" in row.label]
+
+
 def test_images_are_averaged_over_the_sets_of_which_every_method_drew() -> None:
     one, other, _ = benchmark().sets
     compared = (

@@ -387,6 +387,30 @@ def test_the_papers_shares_are_those_of_its_table_one() -> None:
     assert all(cells[1] is None for label, cells in shares.items() if label.endswith("decided votes"))
 
 
+def test_a_protocol_has_rows_of_its_own_over_the_images_that_it_draws() -> None:
+    found = judged(*duel(0.9, 0.1, "a"), *duel(0.1, 0.9, "b"), *duel(0.8, 0.2, "b", prompt=1))
+    table = preference_table(found, ["paper"], "fixed", {"random": {("a", 0, 0), ("b", 1, 0)}})
+    label = "paper, protocol random: automatic judge, 1 x margin"
+    assert [cell(table, label, column) for column in ("fixed", "ours", "votes", "scenes")] == [0, 1, 2, 2]
+    assert cell(table, "paper: automatic judge, 1 x margin", "votes") == 3
+    assert table is not None
+    assert "Rows of a protocol are over the images that its study for people is made from" in table.note
+
+
+def test_a_protocols_rows_stand_before_the_papers() -> None:
+    table = preference_table(judged(*duel(0.9, 0.1)), ["paper"], "fixed", {"coco": {("a", 0, 0)}})
+    assert table is not None
+    firsts = list(dict.fromkeys(row.label.partition(":")[0] for row in table.rows))
+    assert firsts == ["paper", "paper, protocol coco", "the paper, Random", "the paper, MSCOCO"]
+
+
+def test_without_a_study_no_row_is_of_a_protocol() -> None:
+    table = preference_table(judged(*duel(0.9, 0.1)), ["paper"], "fixed")
+    assert table is not None
+    assert not [row.label for row in table.rows if "protocol" in row.label]
+    assert "protocol" not in table.note
+
+
 def test_the_papers_rows_stand_beside_with_its_voters_and_their_decided_votes() -> None:
     table = preference_table(judged(*duel(0.9, 0.1)), ["paper"], "fixed")
     assert cell(table, "the paper, Random: 11 people", "ours") == pytest.approx(0.718)

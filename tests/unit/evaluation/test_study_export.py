@@ -13,8 +13,8 @@ from conceptloom.errors import ConfigError
 from conceptloom.evaluation.benchmark import BenchmarkSet, TestPrompt, TrueConcept
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.methods import MethodName
-from conceptloom.evaluation.protocols import COCO, RANDOM
-from conceptloom.evaluation.study_export import UNMARKED, references_of, study_comparisons
+from conceptloom.evaluation.protocols import COCO, RANDOM, Protocol
+from conceptloom.evaluation.study_export import UNMARKED, population, references_of, study_comparisons
 from conceptloom.evaluation.units import UnitKey, UnitResult
 from conceptloom.pictures import Picture
 
@@ -90,6 +90,27 @@ def test_a_population_has_the_protocols_prompts_and_images_and_follows_from_its_
     assert list(prompts.values()) == [3] * 4
     assert populations[0] == populations[1]
     assert populations[0] != populations[2]
+
+
+@pytest.mark.parametrize("protocol", [RANDOM, COCO])
+def test_the_judge_is_given_the_very_images_that_the_study_is_made_from(protocol: Protocol) -> None:
+    small = replace(protocol, prompts_per_set=3, images_per_prompt=2)
+    every = tuple(range(len(BENCHMARK.sets[0].prompts)))
+    ours, theirs = ([unit(one, method, every, 3) for one in BENCHMARK.sets] for method in ("paper", "fixed"))
+    places = [(one.key.set, *where) for one in ours for where in one.images]
+    numbers = {one.name: [prompt.text for prompt in one.prompts] for one in BENCHMARK.sets}
+    expected = {
+        (c.pair.scene, numbers[c.pair.scene].index(c.pair.prompt), c.pair.index)
+        for c in study_comparisons(BENCHMARK, ours, theirs, small, 0)
+    }
+    assert population(BENCHMARK, places, small, 0) == expected
+
+
+def test_images_beyond_those_of_a_protocol_are_looked_at_and_not_compared() -> None:
+    few = replace(RANDOM, images_per_prompt=2)
+    ours, theirs = ([unit(one, method, (0, 1), 5) for one in BENCHMARK.sets] for method in ("paper", "fixed"))
+    found = study_comparisons(BENCHMARK, ours, theirs, few, 0)
+    assert {c.pair.index for c in found} == {0, 1}
 
 
 def test_every_concept_of_a_comparisons_prompt_has_a_reference() -> None:
