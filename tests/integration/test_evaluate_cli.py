@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from conceptloom.cli import build_app
 from conceptloom.cli.evaluate import command_line
 from conceptloom.errors import ConfigError, DataError, RunError
-from conceptloom.evaluation import api, image_findings
+from conceptloom.evaluation import api, image_findings, study_bundle
 from conceptloom.evaluation.api import (
     DEFAULT_METHODS,
     FORCED_CHOICE,
@@ -306,6 +306,20 @@ def test_a_study_leaks_nothing_of_methods_and_sets(job: Callable[..., Evaluation
     folder, key = asked.export_study("random")
     assert leaks(folder, ["paper", "fixed", "garden", "yard", "pet"]) == []
     assert read_key(key).methods == {"ours": "paper", "baseline": "fixed"}
+
+
+def test_a_study_that_would_leak_is_not_exported(
+    job: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job(study="random")
+    finish(asked)
+    with monkeypatch.context() as careless:
+        careless.setattr(study_bundle, "_png_bytes", lambda _: b"drawn by fixed")
+        with pytest.raises(RunError, match="tell whose an image is"):
+            asked.export_study("random")
+    assert not list(asked.out.glob("*study-random*"))
+    folder, _ = asked.export_study("random")
+    assert folder.is_dir()
 
 
 def test_a_set_that_diverged_with_either_method_is_not_in_the_study(

@@ -201,7 +201,7 @@ class EvaluationJob:
 
         Raises:
             ConfigError: an image has no counterpart, or none is there.
-            RunError: the study is there already.
+            RunError: the study is there already, or its folder would tell the methods apart by more than pictures.
         """
         seed = secrets.randbits(63)
         results = self.results()

@@ -6,7 +6,8 @@
     KEY_FILE                  elsewhere: which id is whose, which trials are checks and what is right there
 
 Nothing in the folder tells the methods apart but what is in the pictures: ids are random, images are stored
-uncompressed and without metadata, so that all of one size are files of one length, and all times are the same.
+uncompressed and without metadata, so that all of one size are files of one length, and all times are the same. What is
+written is looked through for such traces before it is there.
 """
 
 from __future__ import annotations
@@ -39,12 +40,19 @@ from conceptloom.evaluation.protocols import (
     Stimulus,
     plan_showings,
 )
-from conceptloom.evaluation.study_key import ANSWERS, FORMAT_VERSION, Answer, KeyImage, KeyTrial, StudyKey
+from conceptloom.evaluation.study_key import (
+    ANSWERS,
+    FORMAT_VERSION,
+    IMAGES,
+    STUDY,
+    Answer,
+    KeyImage,
+    KeyTrial,
+    StudyKey,
+)
+from conceptloom.evaluation.study_leaks import refuse_leaks
 from conceptloom.runs import write_bytes_atomic
 from conceptloom.seeding import numpy_generator
-
-STUDY = "study.json"
-IMAGES = "images"
 
 TIMESTAMP = 946_684_800
 """Modification time of everything in a bundle: the year 2000 began."""
@@ -123,7 +131,8 @@ def export_study_bundle(
     Raises:
         ConfigError: no comparisons, or two of one pair.
         PromptError: a prompt names a concept that has no reference.
-        RunError: the folder or the key file is there already, or the key would lie in the folder.
+        RunError: the folder or the key file is there already, the key would lie in the folder, or the folder would
+            tell the methods apart by more than pictures.
     """
     folder, key_file = Path(folder), Path(key_file)
     _require_free(folder, key_file)
@@ -153,10 +162,16 @@ def export_study_bundle(
         images=draft.images,
         references=draft.references,
     )
+    words = [PLACEHOLDER.sub(" ", pair.prompt) for pair in by_pair]
+
+    def write(fresh: Path) -> None:
+        _write(fresh, study, draft.files)
+        refuse_leaks(fresh, (*methods, *methods.values()), words)
+
     # The key first: a study without its key is lost, a key alone tells nobody anything.
     write_bytes_atomic(key_file, _json_bytes(key.model_dump(mode="json")))
     try:
-        replace_folder(folder, lambda fresh: _write(fresh, study, draft.files), lambda _: False)
+        replace_folder(folder, write, lambda _: False)
     except BaseException:
         key_file.unlink(missing_ok=True)
         raise

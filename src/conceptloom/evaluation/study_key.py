@@ -13,6 +13,9 @@ from conceptloom.evaluation.forced_choice import Vote
 from conceptloom.evaluation.protocols import Check, Method
 
 FORMAT_VERSION: Literal[1] = 1
+STUDY = "study.json"
+IMAGES = "images"
+"""What a study's folder holds."""
 
 Answer = Literal["left", "neutral", "right"]
 ANSWERS: Mapping[Answer, str] = {

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from conceptloom.evaluation.study_bundle import IMAGES, STUDY
-from conceptloom.evaluation.study_key import StudyKey
+from conceptloom.errors import RunError
+from conceptloom.evaluation.study_key import IMAGES, STUDY, StudyKey
 
 LONG_NAME = 6
 """Names of so many letters are looked for among pixels too; shorter ones turn up there by chance."""
@@ -59,6 +59,26 @@ def leaks(folder: str | Path, names: Iterable[str]) -> list[str]:
             f"{path.relative_to(folder).as_posix()}: {what}" for what in look(path.read_bytes(), banned)
         ]
     return found + _structure(folder, files)
+
+
+def refuse_leaks(folder: str | Path, names: Collection[str], prompts: Iterable[str]) -> None:
+    """Let a study's folder pass in which `leaks` finds nothing but names that a prompt says as plain words.
+
+    Args:
+        folder: see `leaks`.
+        names: see `leaks`.
+        prompts: the words of all prompts.
+
+    Raises:
+        RunError: something else is found.
+    """
+    harmless = {f"{STUDY}: says '{name}'" for name in _said("\n".join(prompts), names)}
+    if found := [line for line in leaks(folder, names) if line not in harmless]:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise RunError(
+            f"no study is written, for its folder would tell whose an image is ({' '.join(found[0].split())}{more}):"
+            " write it to another disk; if that does not help, it is a fault of conceptloom"
+        )
 
 
 def order_tests(folder: str | Path, key: StudyKey) -> dict[str, float]:

@@ -283,6 +283,25 @@ def test_a_disk_that_fills_up_leaves_neither_folder_nor_key(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_study_that_would_leak_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = study_bundle._png_bytes
+    monkeypatch.setattr(study_bundle, "_png_bytes", lambda pixels: encode(pixels) + b"made by paper")
+    with pytest.raises(
+        RunError, match=r"tell whose an image is \(images/\w+\.png: .*, and \d+ more\)"
+    ) as caught:
+        export(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_that_says_the_name_of_a_method_is_no_leak(tmp_path: Path) -> None:
+    pair = replace(COMPARISONS[0].pair, prompt="a <cat> made of paper on the <shore>")
+    export(tmp_path, comparisons=[replace(COMPARISONS[0], pair=pair), *COMPARISONS[1:]])
+    assert any("made of paper" in trial["prompt"] for trial in trials_of(tmp_path).values())
+
+
 def test_images_of_two_sizes_are_refused() -> None:
     with pytest.raises(PictureError, match="24 x 24 and 32 x 32 px"):
         comparison(0, 0, baseline=image(BASELINE, 0, side=32))

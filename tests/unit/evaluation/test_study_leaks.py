@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -238,6 +239,16 @@ def _sorted_names(folder: Path, key: StudyKey) -> StudyKey:
     return key.model_copy(update={"images": {new[name]: image for name, image in key.images.items()}})
 
 
+def _listed_one_method_after_the_other(folder: Path, key: StudyKey) -> StudyKey:
+    """Trials that name every image of one method before any of the other's."""
+    text = (folder / "study.json").read_text(encoding="utf-8")
+    listed = list(dict.fromkeys(re.findall(r'"(?:left|right)": "(\w+)"', text)))
+    told = dict(zip(listed, sorted(listed, key=lambda name: key.images[name].method), strict=True))
+    text = re.sub(r"[0-9a-f]{16}", lambda name: told.get(name[0], name[0]), text)
+    (folder / "study.json").write_text(text, encoding="utf-8")
+    return key
+
+
 def _compressed_files(folder: Path, key: StudyKey) -> StudyKey:
     for name in key.images:
         path = folder / "images" / f"{name}.png"
@@ -264,6 +275,7 @@ def _ours_always_left(folder: Path, key: StudyKey) -> StudyKey:
         (_sorted_names, "name"),
         (_compressed_files, "size"),
         (_written_one_method_after_the_other, "time"),
+        (_listed_one_method_after_the_other, "listing"),
         (_ours_always_left, "side"),
     ],
 )
