@@ -141,7 +141,7 @@ def measure_judge(
     rng = numpy_generator(seed, "redrawn drawings")
     renders = clean_renders(sprites, photos, judge.side_px, seed, "clean")
     clean = [judge.detect(render.pixels) for render in renders]
-    right = [_right(found, render) for found, render in zip(clean, renders, strict=True)]
+    right = [named_rightly(found, render) for found, render in zip(clean, renders, strict=True)]
     subset = [renders[int(place)] for place in rng.permutation(len(renders))[:redrawn]]
     pictures = redrawn_all([render.pixels for render in subset], redraw)
     blurred = [judge.detect(pixels) for pixels in pictures]
@@ -159,7 +159,7 @@ def measure_judge(
     ]
     refusals: dict[str, list[float]] = defaultdict(list)
     for render in damaged_renders(sprites, photos, judge.side_px, seed, damaged):
-        refusals[str(render.kind)].append(_refused(judge.detect(render.pixels)))
+        refusals[str(render.kind)].append(is_refused(judge.detect(render.pixels)))
     return JudgeReport(
         renders=len(renders),
         scenes=scenes,
@@ -172,15 +172,17 @@ def measure_judge(
             role: _over([r for r, render in zip(right, renders, strict=True) if render.sprite.role == role])
             for role in ROLES
         },
-        redrawn=bootstrap([_right(found, render) for found, render in zip(blurred, subset, strict=True)]),
-        refused=bootstrap([_refused(found) for found in clean]),
-        refused_redrawn=bootstrap([_refused(found) for found in blurred]),
+        redrawn=bootstrap(
+            [named_rightly(found, render) for found, render in zip(blurred, subset, strict=True)]
+        ),
+        refused=bootstrap([is_refused(found) for found in clean]),
+        refused_redrawn=bootstrap([is_refused(found) for found in blurred]),
         damaged={kind: bootstrap(refusals[kind]) for kind in KINDS if refusals[kind]},
         recall=bootstrap([scene_recall(found, scene) for found, scene in zip(seen, composed, strict=True)]),
         recall_redrawn=bootstrap(
             [scene_recall(found, scene) for found, scene in zip(seen_redrawn, some, strict=True)]
         ),
-        false_alarms=bootstrap([_astray(found, scene) for found, scene in zip(seen, composed, strict=True)]),
+        false_alarms=bootstrap([astray(found, scene) for found, scene in zip(seen, composed, strict=True)]),
         background=bootstrap(
             [float(word == scene.background) for word, scene in zip(words, composed, strict=True)]
         ),
@@ -207,6 +209,21 @@ def damaged_renders(
             if broken is not None:
                 renders.append(_render(broken, sprite, photos, side, seed, f"damaged {index}", kind))
     return renders
+
+
+def named_rightly(found: Detections, render: Render) -> float:
+    """1 where the surest detection has the drawing's name, else 0."""
+    return float(len(found) > 0 and found.sprites[int(found.scores[0].argmax())] == render.sprite.key)
+
+
+def is_refused(found: Detections) -> float:
+    """1 where nothing is found or the surest detection is called unknown, else 0."""
+    return float(len(found) == 0 or found.unknown[0])
+
+
+def astray(found: Detections, scene: Scene) -> float:
+    """How many detections lie on no drawing."""
+    return float((_overlaps(found, scene) < MATCH_IOU).all(1).sum())
 
 
 def scene_recall(found: Detections, scene: Scene) -> float:
@@ -240,14 +257,6 @@ def _render(
     return Render(scene.pixels, sprite, max(right - left, bottom - top), kind)
 
 
-def _right(found: Detections, render: Render) -> float:
-    return float(len(found) > 0 and found.sprites[int(found.scores[0].argmax())] == render.sprite.key)
-
-
-def _refused(found: Detections) -> float:
-    return float(len(found) == 0 or found.unknown[0])
-
-
 def _confidence(found: Detections) -> float:
     return float(found.confidence[0]) if len(found) else 0.0
 
@@ -256,11 +265,6 @@ def _overlaps(found: Detections, scene: Scene) -> NDArray[np.float32]:
     """IoU of every detection with every drawing: (N, K)."""
     true = torch.tensor([thing.box for thing in scene.objects], dtype=torch.float32)
     return np.asarray(box_iou(torch.from_numpy(found.boxes), true).numpy())
-
-
-def _astray(found: Detections, scene: Scene) -> float:
-    """Detections that lie on no drawing."""
-    return float((_overlaps(found, scene) < MATCH_IOU).all(1).sum())
 
 
 def _over(values: Sequence[float]) -> Interval:

@@ -22,13 +22,13 @@ from conceptloom.basemodel.check import (
     real_render_check,
     scene_attention,
 )
+from conceptloom.evaluation.statistics import cluster_bootstrap
 from conceptloom.judges.names import NameCheck
 from conceptloom.pictures import contact_sheet, write_webp
 from conceptloom.runs import write_json_atomic
 from conceptloom.scenes.backgrounds import load_photos
 from conceptloom.scenes.sprites import load_sprites
 
-BOOTSTRAPS = 2000
 REAL_RENDERS = 300
 
 
@@ -45,12 +45,12 @@ class Interval:
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean of ``values`` (one a scene, or one a noun) and its 95 % bootstrap interval."""
-    array = np.asarray(values, np.float64)
-    rng = np.random.default_rng(seed)
-    means = array[rng.integers(0, len(array), (BOOTSTRAPS, len(array)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(array.mean()), float(low), float(high))
+    """Mean of ``values`` (one a scene, or one a noun) and its 95 % bootstrap interval, which has no width for one."""
+    if len(values) == 1:
+        value = float(values[0])
+        return Interval(value, value, value)
+    found = cluster_bootstrap(values, range(len(values)), seed=seed)
+    return Interval(found.value, found.low, found.high)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conceptloom.basemodel.damage import KINDS
 from conceptloom.basemodel.judge_report import (
+    astray,
     calibrate_judge,
     calibrated,
     clean_renders,
     damaged_renders,
+    is_refused,
     measure_judge,
+    named_rightly,
     scene_recall,
 )
 from conceptloom.basemodel.judges import vocabulary_of
@@ -77,6 +81,35 @@ def test_the_right_name_in_the_wrong_place_is_not_found() -> None:
 
 def test_nothing_seen_is_a_recall_of_nothing() -> None:
     assert scene_recall(seen([], []), two_things()) == 0
+
+
+def test_the_surest_detection_decides_whether_a_drawing_is_named_rightly() -> None:
+    (render, *_) = clean_renders(DEV, (), 64, 0, "clean")
+    box = (8, 8, 40, 40)
+    assert named_rightly(seen([0, 1], [box, box]), render) == 1
+    assert named_rightly(seen([1, 0], [box, box]), render) == 0
+    assert named_rightly(seen([], []), render) == 0
+
+
+@pytest.mark.parametrize(
+    ("unknown", "refused"), [([], 1), ([True], 1), ([False], 0), ([False, True], 0), ([True, False], 1)]
+)
+def test_nothing_found_or_a_surest_detection_that_is_unknown_is_a_refusal(
+    unknown: list[bool], refused: float
+) -> None:
+    found = seen([0] * len(unknown), [(8, 8, 40, 40)] * len(unknown))
+    assert is_refused(replace(found, unknown=np.array(unknown, bool))) == refused
+
+
+def test_detections_that_lie_on_no_drawing_are_astray_whatever_their_name() -> None:
+    scene = two_things()
+    first, second = (thing.box for thing in scene.objects)
+    width, height = first[2] - first[0], first[3] - first[1]
+    half = (first[0], first[1], first[2], first[1] + round(0.4 * height))
+    beside = (first[0] - width, first[1] - height, first[0], first[1])
+    assert astray(seen([2, 0], [first, second]), scene) == 0
+    assert astray(seen([0, 0, 1], [half, beside, second]), scene) == 2
+    assert astray(seen([], []), scene) == 0
 
 
 def test_calibration_and_measurement_draw_different_pictures() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from conceptloom.basemodel import report as module
 from conceptloom.basemodel.check import SceneAttention, through_grid
-from conceptloom.basemodel.report import check_names, summarise_attention, write_report
+from conceptloom.basemodel.report import bootstrap, check_names, summarise_attention, write_report
 
 
 def scene(
@@ -27,6 +28,18 @@ def scene(
         layer_pointed={"mid": 1.0},
         band_pointed={"0 to 2": 0.0},
     )
+
+
+def test_the_interval_of_a_share_is_that_of_the_binomial_distribution() -> None:
+    values = [1.0] * 120 + [0.0] * 280
+    found = bootstrap(values)
+    low, high = stats.binom.ppf([0.025, 0.975], 400, 0.3) / 400
+    assert found.mean == 0.3
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1.5 / 400)
+
+
+def test_an_interval_is_told_as_text_and_one_value_has_no_width() -> None:
+    assert str(bootstrap([0.25])) == "0.250 [0.250, 0.250]"
 
 
 def test_both_nouns_of_every_scene_count_alike_in_the_gate_and_in_its_chance_and_ceiling() -> None:
