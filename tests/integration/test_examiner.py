@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import numpy as np
+import pytest
 
 from conceptloom.judges.detector import Judge, judge_folder, load_judge, masked_crop
+from conceptloom.judges.networks import DESCRIPTION
 from conceptloom.scenes.backgrounds import load_photos, photo_crop
 from conceptloom.scenes.composer import Scene, SceneRules, compose
 from conceptloom.scenes.sprites import load_sprites
@@ -41,6 +44,16 @@ def drawing_of(scene: Scene) -> str:
 def test_it_names_nine_of_ten_drawings_it_is_shown() -> None:
     right = [examiner().detect(scene.pixels).names()[:1] == (drawing_of(scene),) for scene in scenes()]
     assert np.mean(right) >= 0.9
+
+
+@pytest.mark.parametrize(("measured", "least"), [("clean", 0.97), ("recall", 0.95)])
+def test_it_ships_with_the_record_of_what_it_had_to_reach_among_all_drawings(
+    measured: str, least: float
+) -> None:
+    description = json.loads((judge_folder("examiner") / DESCRIPTION).read_text(encoding="utf-8"))
+    report = description["report"]
+    assert report[measured]["mean"] >= least
+    assert report["renders"] == len(description["vocabulary"]["sprites"])
 
 
 def test_it_knows_the_background_behind_nine_of_ten() -> None:
