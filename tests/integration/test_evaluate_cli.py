@@ -16,7 +16,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from conceptloom.cli import build_app
-from conceptloom.cli.evaluate import command_line
+from conceptloom.cli.evaluate import command_line, time_lines
+from conceptloom.cli.learn import duration
 from conceptloom.errors import ConfigError, DataError, RunError
 from conceptloom.evaluation import api, image_findings, study_bundle
 from conceptloom.evaluation.api import (
@@ -162,6 +163,38 @@ def test_the_hours_are_told_before_anything_runs(
     result = invoke("--methods", "words", "--out", str(tmp_path / "out"))
     assert "runs to do, 0 done: about" in result.output
     assert "stopped before the first run" in result.stderr
+
+
+def test_hours_of_the_table_of_parts_are_told_apart_from_those_of_all_runs(
+    job: Callable[..., EvaluationJob],
+) -> None:
+    plain = job(masks_only=True)
+    papers = next(task for task in plain.comparison if task.key.method == "paper")
+    own = [replace(papers, key=replace(papers.key, variant=name)) for name in ("no-crf", "no-eq4")]
+    asked = replace(plain, parts=(papers, *own))
+    finished, *_ = own
+    save_unit(made_up(finished, asked.benchmark.sets[0], asked.backbone.size), asked.units)
+    count = len(plain.tasks)
+    hours = {task.key: 3600.0 for task in asked.tasks}
+    whole, parts, _ = time_lines(asked, hours, 2)
+    assert whole.startswith(f"{count + 1} runs to do, 1 done: about")
+    assert whole.endswith(f"({duration(3600 * (count + 1))} of work)")
+    assert parts == f"the table of parts takes {duration(3600)} of that work, in 1 runs of its own"
+    assert "parts" not in " ".join(time_lines(plain, hours, 2))
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        (None, "making the report comes on top"),
+        (JudgeChoice("examiner"), "judging the images and making the report come on top"),
+    ],
+)
+def test_what_comes_on_top_of_the_hours_is_told(
+    judge: JudgeChoice | None, told: str, job: Callable[..., EvaluationJob]
+) -> None:
+    asked = replace(job(), judge=judge)
+    assert time_lines(asked, dict.fromkeys((task.key for task in asked.tasks), 1.0), 1)[-1] == told
 
 
 def test_a_smoke_run_does_everything_and_is_marked(

@@ -18,7 +18,10 @@ from conceptloom.errors import ConfigError
 from conceptloom.runs import expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from conceptloom.evaluation.api import EvaluationJob
+    from conceptloom.evaluation.units import UnitKey
 
 
 class BenchmarkChoice(StrEnum):
@@ -204,6 +207,33 @@ def _without_folders(word: str) -> str:
     return option + equals + (Path(path).name if Path(path).is_absolute() else path)
 
 
+def time_lines(job: EvaluationJob, seconds: Mapping[UnitKey, float], workers: int) -> list[str]:
+    """What the missing runs will take: all of them, and those of the table of parts alone; then what comes on top.
+
+    Args:
+        job: the evaluation.
+        seconds: of one worker's time that each missing run takes.
+        workers: side by side.
+    """
+    from conceptloom.evaluation.cost import plan_seconds
+
+    missing = job.missing
+    compared = {task.key for task in job.comparison}
+    parts = [task for task in missing if task.key not in compared]
+    lines = [
+        f"{len(missing)} runs to do, {len(job.tasks) - len(missing)} done:"
+        f" about {duration(plan_seconds(missing, seconds, workers))} with {workers} side by side"
+        f" ({duration(plan_seconds(missing, seconds))} of work)"
+    ]
+    if job.parts:
+        share = duration(plan_seconds(parts, seconds))
+        lines.append(f"the table of parts takes {share} of that work, in {len(parts)} runs of its own")
+    on_top = (
+        "making the report comes" if job.judge is None else "judging the images and making the report come"
+    )
+    return [*lines, f"{on_top} on top"]
+
+
 def _run(job: EvaluationJob, workers: int) -> None:
     """Run what is missing under a progress bar; Ctrl-C ends the workers and leaves what is done."""
     from contextlib import closing
@@ -211,20 +241,17 @@ def _run(job: EvaluationJob, workers: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as ProgressBar
 
-    from conceptloom.evaluation.cost import estimate_tasks, plan_seconds
+    from conceptloom.evaluation.cost import estimate_tasks
     from conceptloom.evaluation.runner import worker_threads
 
     missing = job.missing
-    done = len(job.tasks) - len(missing)
     if not missing:
-        typer.echo(f"all {done} runs are done")
+        typer.echo(f"all {len(job.tasks)} runs are done")
         return
     threads = worker_threads(workers)
     expected = estimate_tasks(missing, job.benchmark, job.backbone, job.units, threads=threads)
-    typer.echo(
-        f"{len(missing)} runs to do, {done} done: about {duration(plan_seconds(missing, expected, workers))}"
-        f" with {workers} side by side ({duration(plan_seconds(missing, expected))} of work)"
-    )
+    for line in time_lines(job, expected, workers):
+        typer.echo(line)
     bar = ProgressBar(
         TextColumn("{task.description}"),
         BarColumn(),
