@@ -80,18 +80,13 @@ def prototype_rank(embedding: FloatArray, prototypes: FloatArray, own: int) -> i
     return int((np.delete(similarity, own) >= similarity[own]).sum())
 
 
-def top_accuracy(ranks: Iterable[int | None], k: int) -> float:
-    """Share of generated concepts whose own prototype is among the nearest k; those not found (None) are wrong.
+def is_nearest(rank: int | None, k: int) -> bool:
+    """Whether a generated concept's own prototype is among the nearest k; one that is not found (None) is wrong.
 
-    ConceptExpress's ACC^k (k is 1 and 3), by the nearest prototype among all concepts of a benchmark.
-
-    Raises:
-        ValueError: for no ranks.
+    The mean over concepts is ConceptExpress's ACC^k (k is 1 and 3), by the nearest prototype among all concepts of a
+    benchmark.
     """
-    right = [rank is not None and rank < k for rank in ranks]
-    if not right:
-        raise ValueError("no ranks: expected one or more")
-    return sum(right) / len(right)
+    return rank is not None and rank < k
 
 
 def true_similarity(references: Sequence[FloatArray], usual: float) -> Scores:
@@ -174,21 +169,15 @@ def leakage(similarity: Scores, matched: npt.NDArray[np.intp]) -> Scores:
 
 
 def distances_to_others(embeddings: FloatArray) -> list[float | None]:
-    """Mean cosine distance of each image (N, D) of a prompt to the others; their mean is the mean over all pairs.
+    """Mean cosine distance of each image (N, D) of a prompt to the others; None where there is a single image.
 
-    None where there is a single image.
+    The mean over the images is that over all pairs: the prompt's diversity.
     """
     count = len(embeddings)
     if count < 2:
         return [None] * count
     cosines = (embeddings @ embeddings.T).astype(np.float64)
     return [float(1 - (row.sum() - row[index]) / (count - 1)) for index, row in enumerate(cosines)]
-
-
-def diversity(embeddings: FloatArray) -> float | None:
-    """Mean pairwise cosine distance of images (N, D) of one prompt; None for fewer than two."""
-    distances = [distance for distance in distances_to_others(embeddings) if distance is not None]
-    return sum(distances) / len(distances) if distances else None
 
 
 def copy_similarity(image: Pixels, pictures: Iterable[Pixels]) -> float:

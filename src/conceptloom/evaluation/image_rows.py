@@ -9,7 +9,7 @@ from statistics import fmean
 
 from conceptloom.evaluation.benchmark import TrueConcept
 from conceptloom.evaluation.groups import clusters
-from conceptloom.evaluation.image_metrics import COPY
+from conceptloom.evaluation.image_metrics import COPY, is_nearest
 from conceptloom.evaluation.image_scores import ImageScore
 from conceptloom.evaluation.image_view import ConceptScore, RelationScore
 from conceptloom.evaluation.relations import relation_chance
@@ -212,8 +212,8 @@ def _concept_values(score: ImageScore, one: ConceptScore) -> Iterator[tuple[str,
     yield "style right", one.style_right
     if score.is_single:
         yield "SIM^I", one.identity
-        yield "ACC^1", one.rank is not None and one.rank < 1
-        yield "ACC^3", one.rank is not None and one.rank < 3
+        yield "ACC^1", is_nearest(one.rank, 1)
+        yield "ACC^3", is_nearest(one.rank, 3)
 
 
 def _image_values(

@@ -14,14 +14,13 @@ from conceptloom.evaluation.image_metrics import (
     detect_and_compare,
     detect_and_compare_released,
     distances_to_others,
-    diversity,
+    is_nearest,
     leakage,
     match,
     matched_values,
     mean_cosine,
     prototype_rank,
     similarities,
-    top_accuracy,
     true_similarity,
     true_similarity_released,
 )
@@ -188,12 +187,10 @@ def test_a_tie_counts_against_the_concept() -> None:
     assert prototype_rank(at(0), np.stack([at(0), at(0)]), 0) == 1
 
 
-def test_accuracy_is_the_share_within_the_nearest_k_and_what_is_missing_is_wrong() -> None:
-    ranks = [0, 0, 2, 5, None]
-    assert top_accuracy(ranks, 1) == pytest.approx(2 / 5)
-    assert top_accuracy(ranks, 3) == pytest.approx(3 / 5)
-    with pytest.raises(ValueError, match="no ranks"):
-        top_accuracy([], 1)
+def test_right_is_what_is_within_the_nearest_k_and_what_is_missing_is_wrong() -> None:
+    ranks = [0, 1, 2, 3, None]
+    assert [is_nearest(rank, 1) for rank in ranks] == [True, False, False, False, False]
+    assert [is_nearest(rank, 3) for rank in ranks] == [True, True, True, False, False]
 
 
 # Diversity
@@ -202,16 +199,14 @@ def test_accuracy_is_the_share_within_the_nearest_k_and_what_is_missing_is_wrong
 def test_diversity_is_the_mean_distance_over_all_pairs() -> None:
     images = np.stack([at(0), at(60), at(180)])
     pairs = [1 - float(a @ b) for a, b in combinations(images, 2)]
-    assert diversity(images) == pytest.approx(np.mean(pairs))
     assert np.mean([d for d in distances_to_others(images) if d is not None]) == pytest.approx(np.mean(pairs))
 
 
 def test_the_same_image_twice_has_no_diversity() -> None:
-    assert diversity(np.stack([at(10), at(10)])) == pytest.approx(0.0, abs=1e-12)
+    assert distances_to_others(np.stack([at(10), at(10)])) == pytest.approx([0.0, 0.0], abs=1e-12)
 
 
 def test_a_single_image_has_no_diversity_to_speak_of() -> None:
-    assert diversity(at(0)[None]) is None
     assert distances_to_others(at(0)[None]) == [None]
 
 
