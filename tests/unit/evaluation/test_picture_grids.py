@@ -175,25 +175,48 @@ def test_figure_five_shows_the_first_sets_where_figure_four_leaves_none_or_is_no
 
 def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
     album = Album()
-    grid = prompt_grid(results(), album, "k", "t", "known", lambda one: one.name == "dev-003")
+    grid = prompt_grid(results(), album, "k", "t", ("known",), lambda one: one.name == "dev-003")
     assert grid is not None
     assert near(pixels(grid, album, 0, 2), colour("paper", 2, 0))
     assert near(pixels(grid, album, 0, 5), colour("paper", 7, 1))
 
 
-def test_figure_seven_calls_concepts_without_a_drawing_style_no_drawings() -> None:
-    bare = [
-        replace(
-            found,
-            one=replace(
-                found.one, concepts=tuple(replace(concept, family=None) for concept in found.one.concepts)
-            ),
-        )
-        for found in results()
-    ]
-    (grid,) = (grid for grid in all_grids(bare, METHODS, [], Album()) if grid.key == "figure-7")
-    assert grid.title == "Fig. 7: interactions between learned concepts"
-    assert grid.note.startswith("Sets of several subjects, of one drawing style where styles are known.")
+def texts(grid: Grid) -> dict[str, list[str]]:
+    """By row, what was asked for in its images, each prompt once."""
+    return {row.label: list(dict.fromkeys(tile.caption for tile in row.tiles[2:])) for row in grid.rows}
+
+
+def named(found: list[SetResults], key: str) -> Grid | None:
+    return next((grid for grid in all_grids(found, METHODS, [], Album()) if grid.key == key), None)
+
+
+def asked(number: int, *prompts: int) -> list[str]:
+    return [benchmark().sets[number].prompts[prompt].text for prompt in prompts]
+
+
+def test_figure_seven_shows_drawings_of_one_style_with_each_other_and_then_with_known_things() -> None:
+    grid = named(results(), "figure-7")
+    assert grid is not None
+    assert texts(grid) == {"dev-003": asked(3, 1, 6, 2, 7), "dev-005": asked(5, 1, 6, 2, 7)}
+
+
+def test_figure_eight_shows_interactions_of_subjects_that_were_photographed_together() -> None:
+    grid = named(results(), "figure-8")
+    assert grid is not None
+    assert texts(grid) == {f"dev-00{number}": asked(number, 1, 6) for number in (0, 2, 3, 5)}
+
+
+def without_styles(found: SetResults) -> SetResults:
+    concepts = tuple(replace(concept, family=None) for concept in found.one.concepts)
+    return replace(found, one=replace(found.one, concepts=concepts, place_type="none"))
+
+
+def test_real_pictures_have_their_interactions_in_figure_eight_and_no_figure_seven() -> None:
+    bare = [without_styles(found) for found in results() if len(found.one.subjects) > 1]
+    assert named(bare, "figure-7") is None
+    grid = named(bare, "figure-8")
+    assert grid is not None
+    assert list(texts(grid)) == [found.one.name for found in bare][:4]
 
 
 def test_diverse_images_are_all_images_of_one_prompt() -> None:
