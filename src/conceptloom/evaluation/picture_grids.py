@@ -152,20 +152,25 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
         one = found.one
         if one.num_pictures < 2 or one.place is None or one.shares_a_concept or not one.shown:
             continue
-        transfers, meetings = found.prompts("transfer"), found.prompts("interaction")
+        (home,) = one.pictures_with(one.place.name)
+        away = next(picture for picture in one.pictures if picture is not home)
+        natives, strangers = one.contains[home.name], one.contains[away.name]
         # Of a prompt that was not drawn, as in a smoke run, the place stays empty.
-        asked = [len(one.prompts), _nth(transfers, 0), _nth(meetings, 0), _nth(transfers, 1)]
+        asked = [
+            len(one.prompts),
+            _asking(found, (strangers,), there=True),
+            _asking(found, (strangers, natives), there=False),
+            _asking(found, (strangers, natives), there=True),
+        ]
         images = [_image_tile(found, found.ours, number, album) for number in asked]
         if any(tile.picture for tile in images):
-            tiles = [
-                album.add(found.frame(picture), _contents(found, picture)) for picture in one.pictures[:2]
-            ]
+            tiles = [album.add(found.frame(picture), _contents(found, picture)) for picture in (away, home)]
             rows.append(GridRow(label=one.name, tiles=(*tiles, *images)))
     return _grid(
         "figure-1",
         "Fig. 1: concepts of two pictures, alone and together",
-        f"The first {ROWS} sets that span two pictures with nothing in common. Method: {_ours(results)};"
-        f" image 0 of seed 0.",
+        f"The first {ROWS} sets that span two pictures with nothing in common; the background is B's. Method:"
+        f" {_ours(results)}; image 0 of seed 0.",
         ("picture A", "picture B", "own background", "A's subject there", "both together", "both there"),
         rows,
     )
@@ -440,8 +445,19 @@ def _tile(album: Album, pixels: Pixels | None, caption: str = "") -> Tile:
     return Tile(picture=None, caption=caption) if pixels is None else album.add(pixels, caption)
 
 
-def _nth(numbers: Sequence[int], place: int) -> int | None:
-    return numbers[place] if place < len(numbers) else None
+def _asking(found: SetResults, groups: Sequence[Sequence[str]], there: bool) -> int | None:
+    """The first drawn prompt, transfers before others, that asks for subjects of each group, for nothing else, and
+    for the learned place if `there`.
+    """
+    subjects = {subject.name for subject in found.one.subjects}
+    kinds: tuple[PromptKind, ...] = ("transfer", "interaction", "context")
+    for number in chain.from_iterable(found.prompts(kind) for kind in kinds):
+        prompt = found.one.prompts[number]
+        asked = subjects.intersection(prompt.asked)
+        is_of_all = all(asked.intersection(group) for group in groups) and asked <= set().union(*groups)
+        if is_of_all and not prompt.known and (prompt.asked_place is not None) == there:
+            return number
+    return None
 
 
 def _image_tile(found: SetResults, method: str, number: int | None, album: Album, index: int = 0) -> Tile:

@@ -123,6 +123,30 @@ def test_figure_one_leaves_the_place_of_a_prompt_empty_that_was_not_drawn() -> N
     assert tiles["both together"].caption == found.one.prompts[1].text
 
 
+def test_figure_one_goes_by_what_is_in_the_pictures_and_what_is_asked_for_not_by_order() -> None:
+    (found,) = (one for one in results() if one.one.name == "dev-002")
+    one = found.one
+    both_there, stranger_there, known, together = (one.prompts[number] for number in (8, 3, 7, 1))
+    other_way = replace(
+        one,
+        pictures=one.pictures[::-1],
+        prompts=(known, both_there, replace(stranger_there, kind="context"), together),
+    )
+    grid = two_pictures_grid(
+        [replace(found, one=other_way, units={"paper": unit(other_way, "paper")})], Album()
+    )
+    assert grid is not None
+    captions = dict(zip(grid.columns, (tile.caption for tile in grid.rows[0].tiles), strict=True))
+    assert captions == {
+        "picture A": "<hospital>",
+        "picture B": "<motorcycle>, <place>",
+        "own background": one.shown[0].text,
+        "A's subject there": stranger_there.text,
+        "both together": together.text,
+        "both there": both_there.text,
+    }
+
+
 def test_figure_four_has_the_papers_seven_rows() -> None:
     album = Album()
     grid = seven_rows_grid(results(), album)
