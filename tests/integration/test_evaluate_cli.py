@@ -543,17 +543,23 @@ def test_what_ships_is_used_on_dev_too_and_left_alone(
     assert re.fullmatch(rf"examiner-[0-9a-f]{{12}}/{dev.backbone.fingerprint[:12]}", asked[0])
 
 
-def test_a_smoke_run_votes_with_what_ships_and_not_without(
+def test_a_smoke_run_votes_by_its_own_margin_and_leaves_none(drawings: Callable[..., EvaluationJob]) -> None:
+    smoke = drawings("dev", quick=True)
+    report = report_on(smoke)
+    (table,) = (table for table in report.tables if table.key == "table-1")
+    assert "on the short runs of builtin dev (2 sets, 4 pairs of images), the sets that are" in table.note
+    assert report.kind == "smoke"
+    assert not (smoke.out / "margins.json").exists()
+
+
+def test_a_smoke_run_votes_by_what_ships_where_a_margin_does(
     drawings: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without = drawings("dev", quick=True)
-    assert "table-1" not in {table.key for table in report_on(without).tables}
-    assert not (without.out / "margins.json").exists()
     ships = Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200)
     monkeypatch.setattr(api, "shipped_margin", lambda _: ships)
     report = report_on(drawings("dev", quick=True))
-    assert "table-1" in {table.key for table in report.tables}
-    assert report.kind == "smoke"
+    (table,) = (table for table in report.tables if table.key == "table-1")
+    assert "The margin, 0.0625," in table.note
 
 
 def test_the_sets_of_an_evaluation_are_left_as_a_folder_that_can_be_evaluated(

@@ -30,12 +30,14 @@ from conceptloom.evaluation.picture_grids import (
     worst_images_grid,
     worst_masks_grid,
 )
+from conceptloom.evaluation.plan import SMOKE, Size, whole_task
 from conceptloom.evaluation.report import Grid, Tile
 from conceptloom.evaluation.run_strip import LEFT_OUT, attention_over, cut_out, strip_grid
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import square_frame_mask
 
 SIDE = 32
+TEN_PROMPTS = Size(prompts=10, images=2, shown=2)
 METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper")
 
 
@@ -48,9 +50,13 @@ def colour(method: str, prompt: int, index: int) -> npt.NDArray[np.uint8]:
     return np.full((SIDE, SIDE, 3), (40 * METHODS.index(method), 10 * prompt, 20 * index), np.uint8)
 
 
-def unit(one: BenchmarkSet, method: MethodName, images: int = 2) -> UnitResult:
-    drawn = [*range(10), *range(len(one.prompts), len(one.prompts) + len(one.shown))]
-    numbers = {(prompt, index): colour(method, prompt, index) for prompt in drawn for index in range(images)}
+def unit(one: BenchmarkSet, method: MethodName, size: Size = TEN_PROMPTS) -> UnitResult:
+    draws = whole_task(one, method, 0, size).draws
+    numbers = {
+        (prompt, index): colour(method, prompt, index)
+        for prompt, num in draws.items()
+        for index in range(num)
+    }
     records = []
     for step in (0, 20, 40):
         for picture in one.pictures:
@@ -390,6 +396,18 @@ def test_every_tile_of_every_grid_is_in_the_album() -> None:
 def test_without_our_method_no_figure_of_it_is_made(methods: tuple[MethodName, ...]) -> None:
     grids = all_grids(results(methods), methods, [], Album())
     assert not {grid.key for grid in grids} & {"figure-1", "figure-4", "figure-5", "figure-9"}
+
+
+def test_a_smoke_run_has_every_figure_and_of_the_first_all_but_one_tile() -> None:
+    found = [
+        SetResults(one, {method: unit(one, method, SMOKE) for method in METHODS}, SIDE)
+        for one in benchmark().sets[: SMOKE.sets]
+    ]
+    grids = {grid.key: grid for grid in all_grids(found, METHODS, [], Album())}
+    assert {f"figure-{number}" for number in (1, 4, 5, 6, 7, 8, 9)} <= set(grids)
+    first = grids["figure-1"]
+    empty = {first.columns[place] for place, tile in enumerate(first.rows[0].tiles) if tile.picture is None}
+    assert empty == {"both there"}
 
 
 def test_a_grid_row_never_has_more_tiles_than_column_heads() -> None:
