@@ -227,6 +227,13 @@ class EvaluationJob:
             margin = None if judged is None else judged.margin
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
+            if not bench.composed:
+                judge += "; the sets' own pictures, 'real', are compared with one another alone"
+                if bench.knows_only_itself:
+                    judge += (
+                        ", and no subject is in two: presence was calibrated on each compared with itself, which asks"
+                        " too much"
+                    )
             if bench.unknown:
                 rates = ", ".join(f"{share:.3f} of {kind}" for kind, share in bench.unknown.items())
                 judge += f"; says unknown of no more than {rates} drawings"

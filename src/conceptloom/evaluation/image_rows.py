@@ -240,5 +240,5 @@ def _image_values(
     yield "text", score.text
     yield "diversity", score.distance
     yield "copy similarity", score.memorisation
-    yield "copies", score.memorisation >= COPY
+    yield "copies", None if score.memorisation is None else score.memorisation >= COPY
     yield "overall", score.overall
