@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -399,12 +399,25 @@ def test_masks_alone_draw_nothing_and_give_curves_and_tables_of_masks(
     assert "images" not in report.facts["Benchmark"]
 
 
+def runs(tasks: Iterable[Task]) -> set[tuple[str, str, int]]:
+    """Set, method and seed of each."""
+    return {(task.key.set, task.key.method, task.key.seed) for task in tasks}
+
+
 def test_a_whole_evaluation_goes_on_in_the_folder_of_masks_alone(job: Callable[..., EvaluationJob]) -> None:
     masks = job(masks_only=True)
     finish(masks)
     whole = job()
-    assert not {task.key for task in whole.missing} & {task.key for task in masks.tasks}
-    assert any(task.images for task in whole.missing)
+    assert runs(masks.tasks) == {
+        (name, method, seed)
+        for name in ("garden", "yard")
+        for method in ("fixed", "paper")
+        for seed in range(3)
+    }
+    drawing = [("fixed", 0), ("paper", 0), ("paper", 1)]
+    learned_again = {(name, *run) for name in ("garden", "yard") for run in drawing}
+    assert runs(whole.missing) & runs(masks.tasks) == learned_again
+    assert runs(whole.tasks) - runs(whole.missing) == runs(masks.tasks) - learned_again
 
 
 @pytest.mark.parametrize(
