@@ -1,16 +1,19 @@
 """Every E-step option on the dev sets of the built-in benchmark, scored in seconds from maps cached once.
 
-    python benchmarks/e_step_options.py cache --out CACHE [--sets 40] [--model FOLDER] [--rows RUNS]
-    python benchmarks/e_step_options.py score CACHE [--set KEY=JSON ...] [--vary KEY=JSON,JSON ...]
+    python benchmarks/e_step_options.py cache --out CACHE [--sets 40 | --hard 20] [--model FOLDER] [--rows RUNS]
+    python benchmarks/e_step_options.py score CACHE [--set KEY=JSON ...] [--vary KEY=JSON,JSON ...] [--against CACHE]
 
 `cache` keeps, of every picture, 60 passes at timesteps spread evenly over the schedule, under the picture's full
 prompt: the map of each concept in each cross-attention layer, and the up path's self-attention in bands of timesteps.
-Tokens start from the sets' words; with `--rows` they are those of concept sets learned before (`RUNS/SETNAME`).
+Tokens start from the sets' words; with `--rows` they are those of concept sets learned before (`RUNS/SETNAME`). With
+`--hard N` the sets are N of every hard case that starts from words (`conceptloom.evaluation.hard_sets`).
 `score` prints the mask IoU of the ladder of parts, or of the last rung changed by `--set`, once for each value of
 `--vary`; the key `crf_side` is the CRF's size in pixels, no switch of the product. Below the ladder stands what its
 last rung reaches of what the grid allows ("share"), and what it would if no two subjects' masks were exchanged
-("right"). Masks are those of stage 2: nothing is learned. Intervals are 95 % bootstraps over sets, differences paired;
-"ms" is the time a picture's masks take from maps and a ready CRF.
+("right"), if on every subject's pixels it were known whose they are ("whose"), or on every pixel whether it is a
+subject's ("rest"). `--against` compares the last rung with that on another model's cache of the same sets. Masks are
+those of stage 2: nothing is learned. Intervals are 95 % bootstraps over sets, differences paired; "ms" is the time a
+picture's masks take from maps and a ready CRF.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ from scipy.optimize import linear_sum_assignment
 
 from conceptloom.backbone import Backbone, encode_prompts, load_backbone, record_affinity, record_attention
 from conceptloom.concepts import ConceptKind, ConceptSet
+from conceptloom.evaluation.benchmark import BenchmarkSet
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.hard_sets import CASES, hard_benchmark
 from conceptloom.evaluation.mask_metrics import trivial_masks
 from conceptloom.evaluation.methods import learn_request
 from conceptloom.evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
@@ -47,7 +52,8 @@ from conceptloom.learning.example import LearningExample
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.presets import PRESETS
 from conceptloom.learning.trainer import prepare_material
-from conceptloom.masks import DenseCRF, iou, resize_maps
+from conceptloom.masks import DenseCRF, iou, propagate, resize_maps
+from conceptloom.masks.assign import assign, evidence_of
 from conceptloom.pictures import square_frame, square_frame_mask
 from conceptloom.seeding import noise
 
@@ -145,11 +151,11 @@ def record(material: Material, rows: torch.Tensor, picture: int) -> dict[str, ND
     return arrays | {"timesteps": timesteps.numpy(), "affinity": np.stack(looked)}
 
 
-def fill(backbone: Backbone, out: Path, sets: int, runs: Path | None) -> None:
+def fill(backbone: Backbone, out: Path, sets: Sequence[BenchmarkSet], runs: Path | None) -> None:
     """Write what is missing of the cache."""
     out.mkdir(parents=True, exist_ok=True)
     config = resolve_config("builtin", {"method": "fixed", "layers": "all"})
-    for one in builtin_benchmark("dev", sets).sets:
+    for one in sets:
         missing = [p for p in range(len(one.pictures)) if not (out / f"{one.name}-{p}.safetensors").exists()]
         if not missing:
             continue
@@ -238,6 +244,22 @@ class Scorer:
                 found[name].append(masks)
         return found
 
+    def told(self, option: Mapping[str, Any], what: str) -> list[NDArray[np.bool_]]:
+        """(K, H, W) masks of each picture from evidence as `told_evidence` changes it, without rescues."""
+        config = resolve_config("builtin", {"method": "paper", **option})
+        rules, found = config.mask_rules, []
+        for index, picture in enumerate(self.pictures):
+            crf = self.crf(index, config.crf.model_dump_json(), len(picture.frame))
+            mean = picture.mean(config)
+            maps = mean.maps
+            if mean.affinity is not None:
+                maps = propagate(maps, mean.affinity, config.propagation_steps)
+            evidence = told_evidence(picture, evidence_of(maps, crf.size, rules), what)
+            kinds = np.array(picture.kinds)
+            behind = (kinds == "background") & rules.joint & rules.background_is_rest
+            found.append(assign(evidence, crf, rules, behind, kinds == "subject", None)[1])
+        return found
+
     def scored(self, masks: Sequence[NDArray[np.bool_]]) -> list[Scored]:
         """Each concept's IoU in each picture."""
         return [
@@ -289,6 +311,21 @@ def print_table(scorer: Scorer, options: Mapping[str, Mapping[str, Any]]) -> Non
         before = rows
 
 
+def told_evidence(picture: CachedPicture, evidence: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+    """Evidence (K, H, W) with what a true mask would add: "whose" a subject's pixel is, or what is the "rest"."""
+    subjects = [k for k, kind in enumerate(picture.kinds) if kind == "subject"]
+    told = evidence.copy()
+    if what == "rest":
+        things = [k for k, kind in enumerate(picture.kinds) if kind != "background"]
+        return told + np.where(picture.truth[things].any(axis=0), 20, -20).astype(np.float32)
+    for k in subjects if len(subjects) > 1 else ():
+        others = picture.truth[[i for i in subjects if i != k]].any(axis=0)
+        told[k] = np.where(
+            picture.truth[k], evidence[subjects].max(axis=0), np.where(others, -5, evidence[k])
+        )
+    return told
+
+
 def named_right(picture: CachedPicture, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The masks (K, H, W) with those of subjects exchanged among them so that they fit best."""
     subjects = [k for k, kind in enumerate(picture.kinds) if kind == "subject"]
@@ -313,28 +350,59 @@ def print_bounds(scorer: Scorer, option: Mapping[str, Any]) -> None:
         for p in pictures
     ]
     right = [named_right(p, found) for p, found in zip(pictures, masks, strict=True)]
-    rows = {"reached": masks, "named right": right, "trivial": trivial, **scorer.bounds(option)}
+    knowing = {what: scorer.told(option, what) for what in ("whose", "rest")}
+    rows = {"reached": masks, "named right": right, **knowing, "trivial": trivial, **scorer.bounds(option)}
     scores = {name: scorer.scored(found) for name, found in rows.items()}
     groups: dict[str, Callable[[Scored], bool]] = {
         f"subjects, {count} in the picture": lambda row, count=count: (  # type: ignore[misc]
             row.kind == "subject" and row.subjects == count
         )
-        for count in (1, 2, 3)
+        for count in range(1, 1 + max(picture.kinds.count("subject") for picture in pictures))
     }
     groups |= {"subjects": lambda row: row.kind == "subject", "places": lambda row: row.kind != "subject"}
-    print(f"\n{'':<28} masks {'reached':<20}  right trivial " + " ".join(BOUNDS) + " share")
+    print(f"\n{'':<28} masks {'reached':<20}  right whose rest  trivial " + " ".join(BOUNDS) + " share")
     for title, belongs in groups.items():
         chosen = {name: [row for row in found if belongs(row)] for name, found in scores.items()}
+        if not chosen["reached"]:
+            continue
         means = {name: float(np.mean([row.iou for row in found])) for name, found in chosen.items()}
         reached = chosen["reached"]
         best = max(means[name] for name in BOUNDS)
         above = (means["reached"] - means["trivial"]) / (best - means["trivial"])
         print(
             f"{title:<28} {len(reached):>5} {told([row.iou for row in reached], [row.set_name for row in reached])}"
-            f"  {means['named right']:.3f} {means['trivial']:.3f}   "
+            f"  {means['named right']:.3f} {means['whose']:.3f} {means['rest']:.3f} {means['trivial']:.3f}   "
             + " ".join(f"{means[name]:<10.3f}" for name in BOUNDS)
             + f" {means['reached'] / best:.3f}; above trivial {above:.3f}"
         )
+
+
+def print_comparison(rows: Sequence[Scored], others: Sequence[Scored]) -> None:
+    """The first rows against the others, of the same sets under another model, paired; cases of hard sets each."""
+    if [row[:4] for row in rows] != [row[:4] for row in others]:
+        raise SystemExit("the two caches do not hold the same sets: fill both with the same --sets or --hard")
+    groups: dict[str, Callable[[Scored], bool]] = {
+        "subjects": lambda row: row.kind == "subject",
+        "places": lambda row: row.kind != "subject",
+    }
+    for case in CASES:
+        groups[f"subjects: {case.title}"] = lambda row, name=case.name: (  # type: ignore[misc]
+            row.kind == "subject" and row.set_name.split("-", 1)[1].rpartition("-")[0] == name
+        )
+    for title, belongs in groups.items():
+        both = [pair for pair in zip(rows, others, strict=True) if belongs(pair[0])]
+        if both:
+            ious = [[pair[which].iou for pair in both] for which in (0, 1)]
+            gain = paired_cluster_bootstrap(*ious, [row.set_name for row, _ in both])
+            print(
+                f"{title:<48} {len(both):>4}  {np.mean(ious[0]):.3f} against {np.mean(ious[1]):.3f}:"
+                f" {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            )
+
+
+def cached(folder: Path) -> Scorer:
+    """A scorer of all pictures of a cache."""
+    return Scorer([read(path) for path in sorted(folder.glob("*.safetensors"))])
 
 
 def pairs(items: Sequence[str]) -> list[tuple[str, Any]]:
@@ -351,20 +419,32 @@ def main() -> None:
     filling = commands.add_parser("cache")
     filling.add_argument("--out", type=Path, required=True)
     filling.add_argument("--sets", type=int, default=40)
+    filling.add_argument("--hard", type=int, default=0, metavar="N")
     filling.add_argument("--model", default="builtin")
     filling.add_argument("--rows", type=Path)
     scoring = commands.add_parser("score")
     scoring.add_argument("cache", type=Path)
+    scoring.add_argument("--against", type=Path, metavar="CACHE")
     scoring.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
     scoring.add_argument("--vary", action="append", default=[], metavar="KEY=[JSON, ...]")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "cache":
-        fill(load_backbone(arguments.model, device="cpu"), arguments.out, arguments.sets, arguments.rows)
+        cases = [case for case in CASES if case.name != "random"]
+        benchmark = (
+            hard_benchmark("dev", arguments.hard, cases=cases)
+            if arguments.hard
+            else builtin_benchmark("dev", arguments.sets)
+        )
+        backbone = load_backbone(arguments.model, device="cpu")
+        fill(backbone, arguments.out, benchmark.sets, arguments.rows)
         return
-    scorer = Scorer([read(path) for path in sorted(arguments.cache.glob("*.safetensors"))])
+    scorer = cached(arguments.cache)
     changes, varied = dict(pairs(arguments.set)), dict(pairs(arguments.vary))
     base = list(LADDER.values())[-1]
+    if arguments.against is not None:
+        print_comparison(scorer.ious(base), cached(arguments.against).ious(base))
+        return
     if not changes and not varied:
         print_table(scorer, LADDER)
         print_bounds(scorer, base)

@@ -87,6 +87,7 @@ def curves(
             "concept": name,
             "kind": concept.kind,
             "split": concept.split,
+            "own_word": concept.word == concept.noun,
             "curve": [round(value, 4) for value in curve],
             "rescues": rescues[picture, name],
             **ends[picture],
@@ -149,18 +150,28 @@ def _swapped(
     )
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Start, end and gain of every option and group of concepts, and how often runs end badly."""
+def groups_of() -> dict[str, Callable[[Row], bool]]:
+    """Rows of the tables: subjects, those that start from their own noun or are of nouns never taught, every case."""
     groups: dict[str, Callable[[Row], bool]] = {
         "subjects": lambda row: row["kind"] == "subject",
-        "known nouns": lambda row: row["split"] == "instance",
-        "novel nouns": lambda row: row["split"] == "novel noun",
-        "places": lambda row: row["kind"] != "subject",
+        "subjects that start from their own noun": lambda row: row["kind"] == "subject" and row["own_word"],
+        "subjects of nouns never taught": lambda row: row["split"] == "novel noun",
     }
+    for count in range(1, 6):
+        groups[f"subjects, {count} in the picture"] = lambda row, count=count: (  # type: ignore[misc]
+            row["kind"] == "subject" and row["subjects"] == count
+        )
+    groups["places"] = lambda row: row["kind"] != "subject"
     for case in CASES:
-        groups[case.title] = lambda row, name=case.name: (  # type: ignore[misc]
+        groups[f"case: {case.title}"] = lambda row, name=case.name: (  # type: ignore[misc]
             row["kind"] == "subject" and row["set"].split("-", 1)[1].rpartition("-")[0] == name
         )
+    return groups
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Start, end and gain of every option and group of concepts, and how often runs end badly."""
+    groups = groups_of()
     print(f"{'option':<24} {'group':<40} masks  start   end   gain                     last  gain")
     for option in dict.fromkeys(row["option"] for row in rows):
         mine = [row for row in rows if row["option"] == option]
@@ -190,18 +201,11 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def print_shares(rows: Sequence[Row]) -> None:
-    """First and last masks as shares of what the grid allows, by the number of subjects in the picture.
+    """First and last masks of every group as shares of what the grid allows.
 
     Of places both are counted from what the whole picture as a mask scores.
     """
-    groups: dict[str, Callable[[Row], bool]] = {
-        f"subjects, {count} in the picture": lambda row, count=count: (  # type: ignore[misc]
-            row["kind"] == "subject" and row["subjects"] == count
-        )
-        for count in range(1, 6)
-    }
-    groups["places"] = lambda row: row["kind"] != "subject"
-    for title, belongs in groups.items():
+    for title, belongs in groups_of().items():
         chosen = [row for row in rows if belongs(row)]
         if not chosen:
             continue

@@ -3,14 +3,16 @@
     python benchmarks/training_options.py --log RESULTS.jsonl --option NAME=JSON [--option ...] [--minutes 40]
         [--from-nothing] [--seed 0] [--table]
 
-An option is a table of fields of `DenoiserConfig`, with "optimizer" ("muon", "adamw", "soap", "schedule-free"; the
-rate of the last three is "adamw_lr") beside them. Each trains for so many minutes, from the shipped weights or from
-nothing, and its rates fall to nothing over them. Then the denoising error is measured on composed pictures of the
-exam's prompts, the same noise for every option: pairs, styles and single nouns, in bands of log-SNR, and how much it
-grows where the prompt is left out ("words"). Weights are measured as they are and averaged over several lengths; the
-average of `DenoiserConfig` is the one that would ship. Differences to the first option are paired, 95 % bootstraps over
-prompts. An interrupted benchmark goes on with the options that are missing; `--table` only prints. It needs
-`make sprites`.
+An option is a table of fields of `DenoiserConfig` ("text" a table of those of `TextConfig`), with "optimizer"
+("muon", "adamw", "soap", "schedule-free"; the rate of the last three is "adamw_lr") beside them. Each trains for so
+many minutes, from the shipped weights or, other shapes always, from nothing (all nouns at once unless "first_nouns"
+says otherwise), and its rates fall to nothing over them, but for "schedule-free", which has an average of its own.
+Then the denoising error is measured on composed pictures of the exam's prompts, the same noise for every option:
+pairs, styles and single nouns, in bands of log-SNR, and how much it grows where the prompt is left out ("words").
+Weights are measured as they are and averaged over several lengths; the average of `DenoiserConfig` is the one that
+would ship. A long average starts short: one of decay d tells nothing in runs of less than some 10 / (1 - d) steps.
+Differences to the first option are paired, 95 % bootstraps over prompts. An interrupted benchmark goes on with the
+options that are missing; `--table` only prints. It needs `make sprites`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from torch import Tensor, nn
 from conceptloom.basemodel import denoiser as training
 from conceptloom.basemodel.build import (
     BuildPlan,
+    continues_shipped,
     curriculum_stream,
     fresh_denoiser,
     frozen_autoencoder,
@@ -41,6 +44,7 @@ from conceptloom.basemodel.build import (
 from conceptloom.basemodel.denoiser import Denoiser, LatentBuffer, denoising_error, train_denoiser
 from conceptloom.basemodel.exam import Ask, composed, noun_asks, pair_asks, style_asks
 from conceptloom.basemodel.optimizer import build_optimizer
+from conceptloom.basemodel.text import TextConfig
 from conceptloom.basemodel.training import Averaged, fast_dtype, to_model_range
 from conceptloom.runs import user_cache_dir
 from conceptloom.seeding import torch_generator
@@ -129,10 +133,17 @@ def trained(
     """One row: what an option learned in its time, by weights and kind of prompt."""
     switches = dict(option)
     optimizer = str(switches.pop("optimizer", "muon"))
+    if "text" in switches:
+        switches["text"] = TextConfig(**switches["text"])
+    if arguments.from_nothing:
+        switches.setdefault("first_nouns", 0)
+    cache = user_cache_dir()
+    autoencoder = frozen_autoencoder(plan, cache)  # any shape learns on the latents of the one that ships
     config = dataclasses.replace(plan.denoiser, seed=arguments.seed, **switches)
     plan = dataclasses.replace(plan, denoiser=config)
-    cache = user_cache_dir()
-    autoencoder = frozen_autoencoder(plan, cache)
+    if not arguments.from_nothing and not continues_shipped(plan):
+        raise SystemExit(f"{option} has another shape than the shipped weights: add --from-nothing")
+    anneals = optimizer != "schedule-free"
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     seen = 0 if arguments.from_nothing else warm_start(denoiser, shipped_folder())
     dtype = fast_dtype()
@@ -150,7 +161,15 @@ def trained(
     begun = time.monotonic()
     samples = seen
     for progress in train_denoiser(
-        config, denoiser, buffer, scratch, 10**9, 60 * arguments.minutes, seen=seen, dtype=dtype, anneal=True
+        config,
+        denoiser,
+        buffer,
+        scratch,
+        10**9,
+        60 * arguments.minutes,
+        seen=seen,
+        dtype=dtype,
+        anneal=anneals,
     ):
         samples = progress.samples
         print(f"  {samples - seen} pictures, {progress.losses}", flush=True)
@@ -172,7 +191,7 @@ def trained(
     for name, tensors in weights.items():
         modules.load_state_dict(tensors, strict=False)
         found[name] = {kind: {"told": errors(denoiser, one, one.prompts)} for kind, one in kinds.items()}
-    ships = f"average {config.ema_decay:g}"
+    ships = f"average {config.ema_decay:g}" if anneals else "as they are"
     modules.load_state_dict(weights[ships], strict=False)
     for kind, one in kinds.items():
         found[ships][kind]["untold"] = errors(denoiser, one, [""] * PROMPTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -446,12 +446,25 @@ def test_masks_alone_draw_nothing_and_give_curves_and_tables_of_masks(
     assert "images" not in report.facts["Benchmark"]
 
 
+def runs(tasks: Iterable[Task]) -> set[tuple[str, str, int]]:
+    """Set, method and seed of each."""
+    return {(task.key.set, task.key.method, task.key.seed) for task in tasks}
+
+
 def test_a_whole_evaluation_goes_on_in_the_folder_of_masks_alone(job: Callable[..., EvaluationJob]) -> None:
     masks = job(masks_only=True)
     finish(masks)
     whole = job()
-    assert not {task.key for task in whole.missing} & {task.key for task in masks.tasks}
-    assert any(task.images for task in whole.missing)
+    assert runs(masks.tasks) == {
+        (name, method, seed)
+        for name in ("garden", "yard")
+        for method in ("fixed", "paper")
+        for seed in range(3)
+    }
+    drawing = [("fixed", 0), ("paper", 0), ("paper", 1)]
+    learned_again = {(name, *run) for name in ("garden", "yard") for run in drawing}
+    assert runs(whole.missing) & runs(masks.tasks) == learned_again
+    assert runs(whole.tasks) - runs(whole.missing) == runs(masks.tasks) - learned_again
 
 
 @pytest.mark.parametrize(
@@ -603,17 +616,23 @@ def test_what_ships_is_used_on_dev_too_and_left_alone(
     assert re.fullmatch(rf"examiner-[0-9a-f]{{12}}/{dev.backbone.fingerprint[:12]}", asked[0])
 
 
-def test_a_smoke_run_votes_with_what_ships_and_not_without(
+def test_a_smoke_run_votes_by_its_own_margin_and_leaves_none(drawings: Callable[..., EvaluationJob]) -> None:
+    smoke = drawings("dev", quick=True)
+    report = report_on(smoke)
+    (table,) = (table for table in report.tables if table.key == "table-1")
+    assert "on the short runs of builtin dev (2 sets, 4 pairs of images), the sets that are" in table.note
+    assert report.kind == "smoke"
+    assert not (smoke.out / "margins.json").exists()
+
+
+def test_a_smoke_run_votes_by_what_ships_where_a_margin_does(
     drawings: Callable[..., EvaluationJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without = drawings("dev", quick=True)
-    assert "table-1" not in {table.key for table in report_on(without).tables}
-    assert not (without.out / "margins.json").exists()
     ships = Margin(value=0.0625, benchmark="builtin", split="dev", sets=10, pairs=200)
     monkeypatch.setattr(api, "shipped_margin", lambda _: ships)
     report = report_on(drawings("dev", quick=True))
-    assert "table-1" in {table.key for table in report.tables}
-    assert report.kind == "smoke"
+    (table,) = (table for table in report.tables if table.key == "table-1")
+    assert "The margin, 0.0625," in table.note
 
 
 def test_the_sets_of_an_evaluation_are_left_as_a_folder_that_can_be_evaluated(

@@ -50,7 +50,7 @@ from conceptloom.scenes.captions import vocabulary
 from conceptloom.scenes.composer import SceneRules
 from conceptloom.scenes.sprites import Sprite, load_sprites, nouns
 
-VERSION = "builtin-5"  # the one in training
+VERSION = "builtin-6"  # the one in training
 STREAM_SEED = 1
 STANDARDISED_OVER = 256
 
@@ -73,7 +73,11 @@ def shipped_folder() -> Path:
 
 def continues_shipped(plan: BuildPlan) -> bool:
     """Whether the shipped model has the plan's shape, so that training can go on from its weights."""
-    path = shipped_folder() / "conceptloom.json"
+    return _has_shape(plan, shipped_folder())
+
+
+def _has_shape(plan: BuildPlan, folder: Path) -> bool:
+    path = folder / "conceptloom.json"
     if not path.is_file():
         return False
     meta = json.loads(path.read_text(encoding="utf-8"))
@@ -85,6 +89,20 @@ def continues_shipped(plan: BuildPlan) -> bool:
         meta["autoencoder"] == planned["autoencoder"]
         and all(meta["denoiser"][key] == planned["denoiser"][key] for key in shape)
     )
+
+
+def require_start(plan: BuildPlan, folder: Path) -> None:
+    """Raise ``DataError`` unless training can begin with the weights of ``folder``: same shape and latents as shipped.
+
+    Concepts and caches depend on the autoencoder, so it must be the very one that ships.
+    """
+    weights = "diffusion_pytorch_model.safetensors"
+    own, shipped = folder / "vae" / weights, shipped_folder() / "vae" / weights
+    if not own.is_file() or own.read_bytes() != shipped.read_bytes() or not _has_shape(plan, folder):
+        raise DataError(
+            f"{folder} is no version of the built-in model with the shape and the autoencoder of the one that ships:"
+            " name a folder that 'conceptloom basemodel export' wrote"
+        )
 
 
 def training_folder(cache: Path) -> Path:
@@ -115,7 +133,7 @@ def curriculum_stream(plan: BuildPlan, cache: Path) -> SceneStream:
         stream.rules,
         STREAM_SEED,
         shares.easy_share,
-        shares.lead_share,
+        shares.lead_shares,
         shares.first_nouns,
         shares.doubling_scenes,
     )
@@ -192,12 +210,17 @@ def frozen_autoencoder(plan: BuildPlan, cache: Path) -> AutoencoderKL:
 
 
 def build_denoiser_stage(
-    plan: BuildPlan, cache: Path, seconds: float = float("inf"), anneal: bool = False, threads: int = 1
+    plan: BuildPlan,
+    cache: Path,
+    seconds: float = float("inf"),
+    anneal: bool = False,
+    threads: int = 1,
+    start: Path | None = None,
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder on the frozen autoencoder's latents; the state in the cache is used when there.
 
-    Without it, weights start from the shipped model if it has the same shape (fresh optimiser, short warm-up), in a
-    build from nothing at random.
+    Without it, weights start from those of the model folder ``start``, else of the shipped one if it has the same shape
+    (fresh optimiser, short warm-up, lower rates), in a build from nothing at random.
     With ``anneal`` the rates fall towards nothing over ``seconds``: what is to ship ends so.
     """
     stream = curriculum_stream(plan, cache)
@@ -205,8 +228,12 @@ def build_denoiser_stage(
     denoiser = fresh_denoiser(plan, cache, autoencoder)
     folder = training_folder(cache) / "denoiser"
     seen = 0
+    if start is not None:
+        if has_state(folder) or is_from_nothing(cache):
+            raise DataError(f"the training in {folder} has begun already: go on without --start")
+        require_start(plan, start)
     if not has_state(folder) and not is_from_nothing(cache):
-        seen = warm_start(denoiser, shipped_folder())
+        seen = warm_start(denoiser, start or shipped_folder())
     dtype = fast_dtype()
     buffer = LatentBuffer(stream, autoencoder, plan.denoiser, dtype)
     yield from train_denoiser(

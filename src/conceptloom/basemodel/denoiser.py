@@ -58,9 +58,11 @@ class DenoiserConfig:
     log-SNR is Gaussian with ``log_snr_mean`` and ``log_snr_std``, except a share ``uniform_share`` drawn uniformly:
     where the picture is still visible in the noise, words teach nothing. ``weight_decay`` keeps the attention of the
     deep layers alive: without it queries and keys grow until the softmax saturates, with 0.2 they shrink (docs/LOG.md).
-    ``easy_share`` of the scenes are easy and ``lead_share`` hold lead drawings only; captions always tell the style of
-    any other drawing, so that a noun without a style means one drawing, not a blend of all. ``first_nouns`` and
-    ``doubling_scenes`` let the vocabulary grow (`training.SceneStream`).
+    ``easy_share`` of the scenes are easy, and of those of one, two and three sprites ``lead_shares`` hold lead drawings
+    only: single ones teach styles, where several meet words that are known already are to be kept apart. Captions
+    always tell the style of any other drawing, so that a noun without a style means one drawing, not a blend of all.
+    ``first_nouns`` and ``doubling_scenes`` let the vocabulary grow (`training.SceneStream`). Rates are ``going_on``
+    times as high where training begins with trained weights: at full ones it forgets first (docs/LOG.md).
     """
 
     channels: tuple[int, ...] = (96, 192)
@@ -72,12 +74,13 @@ class DenoiserConfig:
     log_snr_std: float = 1.5
     uniform_share: float = 0.2
     easy_share: float = 0.5
-    lead_share: float = 0.8
+    lead_shares: tuple[float, float, float] = (0.3, 0.75, 0.75)
     first_nouns: int = 12
     doubling_scenes: int = 2_000
     batch_size: int = 32
     muon_lr: float = 0.01
     adamw_lr: float = 1e-3
+    going_on: float = 0.35
     warm_up_steps: int = 200
     weight_decay: float = 0.02
     ema_decay: float = 0.999
@@ -190,7 +193,7 @@ class LatentBuffer:
         moments = torch.stack([scene.moments for scene in chosen]).float()
         noise = torch.randn(moments[:, 0].shape, generator=torch_generator(self.seed, "posterior", step))
         captions = [
-            caption(scene.mentions, scene.relation, scene.background, rng, loose=scene.loose)
+            caption(scene.mentions, scene.relation, scene.background, rng, loose=scene.loose, clear=True)
             for scene in chosen
         ]
         return moments[:, 0] + moments[:, 1] * noise, captions
@@ -238,12 +241,14 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 
 def draw_timesteps(config: DenoiserConfig, scheduler: DDIMScheduler, generator: torch.Generator) -> Tensor:
-    """One batch of training timesteps (B,) int64."""
-    size = (config.batch_size,)
-    uniform = torch.randint(0, NUM_TRAIN_TIMESTEPS, size, generator=generator)
-    wanted = config.log_snr_mean + config.log_snr_std * torch.randn(size, generator=generator)
+    """One batch of training timesteps (B,) int64, one from each of B parts of equal probability, in random order."""
+    size = config.batch_size
+    order = torch.randperm(size, generator=generator)
+    quantile = ((order + torch.rand(size, generator=generator).double()) / size).clamp(1e-6, 1 - 1e-6)
+    uniform = (quantile * NUM_TRAIN_TIMESTEPS).long()
+    wanted = config.log_snr_mean + config.log_snr_std * torch.special.ndtri(quantile)
     log_snr = torch.logit(scheduler.alphas_cumprod.double().clamp(1e-9, 1 - 1e-9))  # falls with t
-    nearest = torch.searchsorted(-log_snr, -wanted.double()).clamp(0, NUM_TRAIN_TIMESTEPS - 1)
+    nearest = torch.searchsorted(-log_snr, -wanted).clamp(0, NUM_TRAIN_TIMESTEPS - 1)
     return torch.where(torch.rand(size, generator=generator) < config.uniform_share, uniform, nearest)
 
 
@@ -331,7 +336,8 @@ def train_denoiser(
 ) -> Iterator[TrainProgress]:
     """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``.
 
-    ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk. The networks
+    ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk; if there are any
+    the rates are ``going_on`` times as high. The networks
     run in ``dtype``, in ``threads`` that share each batch. With ``anneal`` the rates fall linearly towards nothing over
     ``seconds``, from where an annealing that was stopped had them.
     """
@@ -341,13 +347,15 @@ def train_denoiser(
     optimizer = build_optimizer(modules, config.muon_lr, config.adamw_lr, config.weight_decay)
     average = Averaged(modules, config.ema_decay)
     vocabulary = vocabulary_hash(denoiser.tokenizer)
-    step, left_at_start, next_scene = 0, 1.0, seen // config.reuse + (config.buffer_scenes if seen else 0)
+    step, next_scene = 0, seen // config.reuse + (config.buffer_scenes if seen else 0)
+    highest = left_at_start = config.going_on if seen else 1.0
     if has_state(folder):
         tensors, meta = load_state(folder, optimizer)
         modules.load_state_dict(unprefixed("model", tensors))
         average.tensors = unprefixed("ema", tensors)
         step, seen = int(str(meta["step"])), int(str(meta["samples"]))
-        left_at_start, next_scene = float(str(meta["rates"])), int(str(meta["next_scene"]))
+        highest, left_at_start = float(str(meta["highest_rates"])), float(str(meta["rates"]))
+        next_scene = int(str(meta["next_scene"]))
         if meta["vocabulary"] != vocabulary:
             raise DataError(
                 "the training in the cache knows other words than the artwork here gives: rebuild both"
@@ -366,7 +374,8 @@ def train_denoiser(
         generator = torch_generator(config.seed, "diffusion", step)
         timesteps = draw_timesteps(config, denoiser.scheduler, generator)
         noise = torch.randn(latents.shape, generator=generator)
-        rates = max(left_at_start * (1 - (time.monotonic() - begun) / seconds), 0.02) if anneal else 1.0
+        left = left_at_start * (1 - (time.monotonic() - begun) / seconds)
+        rates = max(left, 0.02 * highest) if anneal else highest
         scale_rates(optimizer, warm_up(step, config.warm_up_steps) * rates)
         loss = workers.gradient(latents, captions, timesteps, noise, dtype)
         torch.nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
@@ -385,6 +394,7 @@ def train_denoiser(
                 "step": step,
                 "samples": seen,
                 "next_scene": next_scene,
+                "highest_rates": highest,
                 "rates": rates,
                 "vocabulary": vocabulary,
                 "config": asdict(config),

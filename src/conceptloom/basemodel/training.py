@@ -57,8 +57,8 @@ class SceneStream:
 
     With ``first_nouns`` the earliest scenes hold only so many nouns, twice as many after ``doubling_scenes`` and so on:
     how words bind is learned on few of them. A share ``easy_share`` of the scenes follows ``easy_rules``: large sprites
-    before little, fully captioned. A share ``lead_share`` draws from one drawing a noun only, so that shapes are
-    learned before styles.
+    before little, fully captioned. Shares ``lead_shares`` of the scenes of one, two and three sprites draw from one
+    drawing a noun only, so that shapes are learned before styles.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class SceneStream:
         rules: SceneRules,
         seed: int,
         easy_share: float = 0.0,
-        lead_share: float = 0.0,
+        lead_shares: Sequence[float] = (0.0, 0.0, 0.0),
         first_nouns: int = 0,
         doubling_scenes: int = 1,
     ) -> None:
         if not sprites:
             raise DataError("a scene stream needs sprites, got none: run 'make sprites'")
         self.sprites, self.photos, self.rules, self.seed = tuple(sprites), photos, rules, seed
-        self.easy_share, self.lead_share = easy_share, lead_share
+        self.easy_share, self.lead_shares = easy_share, tuple(lead_shares)
         self.first_nouns, self.doubling_scenes = first_nouns, doubling_scenes
         self.leads = lead_drawings(sprites)
         order = numpy_generator(seed, "nouns").permutation(len(self.leads))
@@ -86,9 +86,14 @@ class SceneStream:
         is_easy = numpy_generator(self.seed, "easy", index).random() < self.easy_share
         return easy_rules(self.rules.side_px) if is_easy else self.rules
 
+    def count_of(self, index: int) -> int:
+        """How many sprites scene number ``index`` holds."""
+        return 1 + int(numpy_generator(self.seed, "count", index).choice(3, p=self.rules_of(index).counts))
+
     def drawings_of(self, index: int) -> tuple[Sprite, ...]:
         """The drawings that scene number ``index`` chooses from."""
-        is_led = numpy_generator(self.seed, "lead", index).random() < self.lead_share
+        share = self.lead_shares[self.count_of(index) - 1]
+        is_led = numpy_generator(self.seed, "lead", index).random() < share
         drawings = self.leads if is_led else self.sprites
         if not self.first_nouns:
             return drawings
@@ -102,7 +107,8 @@ class SceneStream:
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""
         rng = numpy_generator(self.seed, "scene", index)
-        return random_scene(self.drawings_of(index), self.photos, rng, self.rules_of(index))
+        drawings, count = self.drawings_of(index), self.count_of(index)
+        return random_scene(drawings, self.photos, rng, self.rules_of(index), count)
 
 
 def lead_drawings(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
@@ -118,8 +124,8 @@ def easy_rules(side_px: int) -> SceneRules:
     """Scenes from which words are learned fastest: one or two large sprites in the middle, little behind (LOG.md)."""
     return SceneRules(
         side_px,
-        counts=(0.65, 0.35, 0.0),
-        backgrounds=(0.15, 0.4, 0.45),
+        counts=(0.45, 0.55, 0.0),
+        backgrounds=(0.35, 0.4, 0.25),
         loose_captions=False,
         jitter=False,
         centred=True,

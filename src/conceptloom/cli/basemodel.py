@@ -80,9 +80,18 @@ def resume(
     anneal: Annotated[
         bool,
         typer.Option(
-            "--anneal", help="Let the rates fall towards nothing over these hours, as before a release."
+            "--anneal",
+            help="Let the rates fall towards nothing over these hours, as before a release; once they have, more hours"
+            " change little.",
         ),
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Begin with the weights of this version of the model instead of those that ship.",
+        ),
+    ] = None,
 ) -> None:
     """Go on training U-Net and text encoder, from the cache's state or else from the shipped weights."""
     _require_extra("pytorch_optimizer", "matplotlib")
@@ -96,7 +105,7 @@ def resume(
     plan, cache = BuildPlan(), user_cache_dir()
     folder = training_folder(cache)
     drawn_at = time.monotonic()
-    for progress in build_denoiser_stage(plan, cache, hours * 3600, anneal, threads):
+    for progress in build_denoiser_stage(plan, cache, hours * 3600, anneal, threads, start):
         log_progress(folder, "denoiser", progress)
         if not progress.saved:
             continue

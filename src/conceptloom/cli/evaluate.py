@@ -85,7 +85,7 @@ def evaluate(
         typer.Option(
             "--masks-only",
             help="Fig. 3 and the tables of masks alone: runs end where masks stop changing, nothing is drawn. A later"
-            " run without it goes on in the same folder.",
+            " run without it goes on in the same folder, but learns again what is to draw.",
         ),
     ] = False,
     parts: Annotated[

@@ -69,6 +69,7 @@ def segment(
     confidence for each.
     """
     from conceptloom.learning import prepare_segments
+    from conceptloom.learning.e_step import same_thing_notice
     from conceptloom.learning.reading import load_pictures
     from conceptloom.learning.segment_files import require_new, save_segments
 
@@ -96,4 +97,8 @@ def segment(
     for one in found:
         share = one.mask.mean()
         typer.echo(f"{one.picture}  <{one.concept}>  {share:.0%} of it, confidence {one.confidence:.2f}")
+    for one in found:
+        for other in one.coincides_with:
+            if one.concept < other:
+                typer.echo(f"note: {same_thing_notice(one.concept, other, one.picture)}")
     typer.echo(f"done: {out}")

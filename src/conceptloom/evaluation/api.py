@@ -127,7 +127,7 @@ class EvaluationJob:
 
     @property
     def margin_tasks(self) -> tuple[Task, ...]:
-        """Those whose images the neutral margin is measured on: our method's at both seeds; none in a smoke run."""
+        """Those whose images the neutral margin is measured on: our method's at both seeds."""
         ours = [
             task for task in self.comparison if task.key.method == our_method(self.methods) and task.images
         ]
@@ -231,6 +231,13 @@ class EvaluationJob:
             margin = None if judged is None else judged.margin
             told = "no neutral margin" if margin is None else f"neutral margin {margin.value:.4f}"
             judge = f"{bench.fingerprint}; present from {bench.judge.present_from:.3f}; {told}"
+            if not bench.composed:
+                judge += "; the sets' own pictures, 'real', are compared with one another alone"
+                if bench.knows_only_itself:
+                    judge += (
+                        ", and no subject is in two: presence was calibrated on each compared with itself, which asks"
+                        " too much"
+                    )
             if bench.unknown:
                 rates = ", ".join(f"{share:.3f} of {kind}" for kind, share in bench.unknown.items())
                 judge += f"; says unknown of no more than {rates} drawings"
@@ -270,10 +277,15 @@ class EvaluationJob:
         return told
 
     def _with_own_margin(self, judged: Judged, bench: Bench) -> Judged:
-        """Without the margin that its units measure where some of them are missing; else it is kept for good."""
-        if missing_tasks(self.margin_tasks, self.units):
+        """Without the margin that its units measure where some of them are missing; else it is kept for good.
+
+        That of a smoke run is not kept.
+        """
+        if judged.margin is None or missing_tasks(self.margin_tasks, self.units):
             return replace(judged, margin=None)
-        if judged.margin is not None and judged.margin.is_of_dev:
+        if self.size.smoke:
+            return replace(judged, margin=judged.margin.model_copy(update={"smoke": True}))
+        if judged.margin.is_of_dev:
             key = margin_key(bench.fingerprint, self.backbone.fingerprint)
             save_margin(key, judged.margin, self.out / MARGINS)
         return judged

@@ -45,7 +45,9 @@ from conceptloom.evaluation.benchmark import (
     TrueConcept,
     named_in,
 )
+from conceptloom.evaluation.builtin_sets import PLACES
 from conceptloom.evaluation.coco_format import ANNOTATIONS, load_benchmark, refuse_entry
+from conceptloom.evaluation.prompt_templates import at_place
 from conceptloom.learning.phrases import split_prompt
 from conceptloom.learning.request import concept_key, picture_key
 from conceptloom.pictures import Picture, load_break_a_scene, load_mask, load_picture
@@ -94,7 +96,8 @@ class _SetEntry(_Entry):
 def folder_benchmark(folder: str | Path) -> Benchmark:
     """Read the user's sets, in the order of their folders' names; their concepts are instances.
 
-    A picture contains what "contains" says, else what its caption names, else all concepts. A folder in COCO format is
+    A picture contains what "contains" says, else what its caption names, else all concepts. Of pictures with nothing in
+    common the background's subject is drawn in it, to be looked at (`BenchmarkSet.shown`). A folder in COCO format is
     read as `load_benchmark` does.
 
     Raises:
@@ -143,7 +146,7 @@ def read_set(folder: Path) -> BenchmarkSet:
             )
     contains = {name: _contained(name, names, said, captions, folder / DESCRIPTION) for name in known}
     backgrounds = [concept.name for concept in concepts if concept.kind == "background"]
-    return BenchmarkSet(
+    one = BenchmarkSet(
         name=folder.absolute().name,
         pictures=tuple(
             _with_background(_with_masks(picture, folder, contains[picture.name]), contains, backgrounds)
@@ -155,6 +158,18 @@ def read_set(folder: Path) -> BenchmarkSet:
         place_type=told.place_type or ("photo" if backgrounds else "none"),
         captions=captions,
     )
+    return replace(one, shown=_at_home(one))
+
+
+def _at_home(one: BenchmarkSet) -> tuple[TestPrompt, ...]:
+    """The first subject that is in the place's picture, there, for sets of two pictures with nothing in common: a
+    column of the paper's Fig. 1.
+    """
+    if one.place is None or one.num_pictures < 2 or one.shares_a_concept:
+        return ()
+    (home,) = one.pictures_with(one.place.name)
+    natives = [subject for subject in one.subjects if subject.name in one.contains[home.name]]
+    return tuple(at_place(subject, one.place, PLACES) for subject in natives[:1])
 
 
 def _contained(

@@ -44,6 +44,7 @@ class Case:
         pictures: in how many pictures the first subject is, each with others beside it.
         hardness: what is largest in the composition that is taken; None takes the first that is not too small.
         largest: size of the first subject as a share of the picture's side, at most; None for the usual sizes.
+        photos: from how many photographs the hardest composition is taken, `TRIES` of each.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Case:
     pictures: int = 1
     hardness: Callable[[Scene], float] | None = None
     largest: float | None = None
+    photos: int = 1
 
 
 def box_overlap(scene: Scene) -> float:
@@ -89,7 +91,9 @@ CASES: tuple[Case, ...] = (
     Case("three", "three subjects", subjects=3),
     Case("five", "five subjects", subjects=5),
     Case("tiny", "a tiny subject", largest=0.16),
-    Case("camouflage", "a subject in its background's colours", subjects=1, hardness=colour_likeness),
+    Case(
+        "camouflage", "a subject in its background's colours", subjects=1, hardness=colour_likeness, photos=8
+    ),
     Case("shared", "a subject in three pictures", pictures=3),
     Case("random", "tokens from random starts"),
     Case("class-word", "class words for starts"),
@@ -136,7 +140,8 @@ def _sets_of(case: Case, split: BuiltinSplit, count: int, seed: int, side_px: in
         pictures = []
         for number in range(case.pictures):
             cast = chosen if case.pictures == 1 else [chosen[0], chosen[number + 1]]
-            pictures.append((cast, photos.draw(), f"{name}-{'abc'[number]}"))
+            behind = [photos.draw() for _ in range(case.photos)]
+            pictures.append((cast, behind, f"{name}-{'abc'[number]}"))
         yield _set(case, name, pictures, rng, side_px)
 
 
@@ -171,22 +176,22 @@ def _word(case: Case, sprite: Sprite) -> str | None:
 def _set(
     case: Case,
     name: str,
-    pictures: Sequence[tuple[Sequence[Sprite], Photo, str]],
+    pictures: Sequence[tuple[Sequence[Sprite], Sequence[Photo], str]],
     rng: np.random.Generator,
     side_px: int,
 ) -> BenchmarkSet:
     made: list[Picture] = []
     concepts: dict[str, TrueConcept] = {}
     captions: dict[str, str] = {}
-    for number, (cast, photo, picture_name) in enumerate(pictures):
-        scene = _scene(case, cast, photo, rng, side_px)
+    for number, (cast, photos, picture_name) in enumerate(pictures):
+        scene = _scene(case, cast, photos, rng, side_px)
         is_learned = number == 0
         masks = {sprite.noun: mask for sprite, mask in zip(cast, scene.masks, strict=True)}
         for sprite in cast:
             concepts.setdefault(sprite.noun, _concept(case, sprite))
         if is_learned:
             masks[PLACE_NAME] = ~scene.masks.any(axis=0)
-            place = TrueConcept(PLACE_NAME, photo.label, "background", photo.label, None, "place", "place")
+            place = _place(scene.background)
         if case.name == "loose":
             first, second = (f"<{sprite.noun}>" for sprite in cast)
             text = LOOSE[int(rng.integers(len(LOOSE)))].format(a=first, b=second)
@@ -204,13 +209,21 @@ def _concept(case: Case, sprite: Sprite) -> TrueConcept:
     return TrueConcept(sprite.noun, word, "subject", sprite.noun, sprite.family, split, sprite.class_word)
 
 
-def _scene(case: Case, cast: Sequence[Sprite], photo: Photo, rng: np.random.Generator, side_px: int) -> Scene:
+def _place(label: str) -> TrueConcept:
+    return TrueConcept(PLACE_NAME, label, "background", label, None, "place", "place")
+
+
+def _scene(
+    case: Case, cast: Sequence[Sprite], photos: Sequence[Photo], rng: np.random.Generator, side_px: int
+) -> Scene:
     """The hardest of some compositions, or the first one in which no subject is too small."""
     rules = SceneRules(side_px=side_px, smallest=SMALLEST)
-    background = photo_crop(photo, rng, side_px)
-    if case.largest is not None:
-        return _with_a_tiny_one(case.largest, cast, photo.label, background, rng, rules)
-    scenes = [compose(cast, photo.label, background, rng, rules) for _ in range(TRIES)]
+    scenes: list[Scene] = []
+    for photo in photos:
+        background = photo_crop(photo, rng, side_px)
+        if case.largest is not None:
+            return _with_a_tiny_one(case.largest, cast, photo.label, background, rng, rules)
+        scenes += [compose(cast, photo.label, background, rng, rules) for _ in range(TRIES)]
     large = [scene for scene in scenes if scene.masks.mean(axis=(1, 2)).min() >= 0.02] or scenes
     return large[0] if case.hardness is None else max(large, key=case.hardness)
 

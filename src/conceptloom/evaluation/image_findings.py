@@ -71,10 +71,15 @@ class Bench:
     composed: bool
     unknown: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def knows_only_itself(self) -> bool:
+        """Whether no subject is in two real pictures, so that each was compared with itself in calibration."""
+        return not identities(self.sanity, REAL)
+
 
 def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path | None = None) -> Bench:
     """Load a judge and calibrate it (`present_from`, `usual_identity`): on composed pictures of `dev`, or on the
-    benchmark's own.
+    benchmark's own, each subject against its other pictures; where none has any, against itself.
 
     The examiner looks for drawings in pictures of the built-in benchmark; elsewhere no detector knows what pictures
     show, and windows are compared.
@@ -209,6 +214,8 @@ def _calibrated(
     judge: ImageJudge, benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References]
 ) -> ImageJudge:
     scores = sanity_scores(benchmark, answers, found, judge)
-    real = identities(scores, REAL)
-    threshold = presence_threshold(real, identities(scores, WRONG))
+    real, wrong = identities(scores, REAL), identities(scores, WRONG)
+    if not real:
+        real = identities(sanity_scores(benchmark, answers, found, judge, with_itself=True), REAL)
+    threshold = presence_threshold(real, wrong)
     return replace(judge, present_from=threshold, usual_identity=median(real))

@@ -49,7 +49,7 @@ def references(
 ) -> References:
     """Embed a set's concepts.
 
-    A subject that has no true mask in any picture is represented by whole pictures.
+    A subject that has no true mask in any picture that counts is represented by whole ones.
 
     Args:
         one: the set.
@@ -99,17 +99,13 @@ def drawing(one: BenchmarkSet, concept: TrueConcept) -> Hashable:
 
 
 def _crops(one: BenchmarkSet, concept: TrueConcept, without: str | None) -> list[Pixels]:
+    shown = _shown_in(one, concept, without)
     masked = [
-        picture
-        for picture in one.pictures_with(concept.name)
+        masked_crop(picture.pixels, picture.masks[concept.name])
+        for picture in shown
         if concept.name in picture.masks and picture.masks[concept.name].any()
     ]
-    if masked:
-        return [
-            masked_crop(picture.pixels, picture.masks[concept.name])
-            for picture in _left(tuple(masked), without)
-        ]
-    return [picture.pixels for picture in _shown_in(one, concept, without)]
+    return masked or [picture.pixels for picture in shown]
 
 
 def _behind(one: BenchmarkSet, picture: Picture) -> Pixels:

@@ -30,7 +30,8 @@ METRICS: Mapping[str, str] = {
     "known place right": "share of images whose likeliest background is the known place asked for",
     "known thing": "probability that a known thing asked for is there",
     "relation true": "share of images in which the asked relation holds; false where one of the two is missing",
-    "relation chance": "how often it would hold between a subject and an object of different images",
+    "relation chance": "how often it would hold between a subject and an object of different images; 0 where one of"
+    " the two is missing",
     "relation above chance": "the difference of the two",
     "mixing": "Detect-and-Compare with one-to-one matching and no self-pairs; 1 is free of mixing, things like no"
     " concept score 1 less the identity that is usual in real pictures",
@@ -132,7 +133,7 @@ def relation_chances(scores: Iterable[ImageScore]) -> dict[tuple[str, str, str],
     """Chance level by (method, variant, relation): see `relations.relation_chance`.
 
     Boxes are those of the method's images that were asked for another relation; where there are fewer than two such,
-    nothing is known.
+    nothing is known. A relation of which no image shows both things is at 0: nothing can hold.
     """
     boxes: dict[tuple[str, str], list[RelationScore]] = defaultdict(list)
     for score in scores:
@@ -143,6 +144,8 @@ def relation_chances(scores: Iterable[ImageScore]) -> dict[tuple[str, str, str],
         for relation in {one.relation for one in seen}:
             others = [one.boxes for one in seen if one.relation != relation and one.boxes is not None]
             chance = relation_chance(relation, others)
+            if all(one.boxes is None for one in seen if one.relation == relation):
+                chance = 0.0
             if chance is not None:
                 chances[method, variant, relation] = chance
     return chances
@@ -237,5 +240,5 @@ def _image_values(
     yield "text", score.text
     yield "diversity", score.distance
     yield "copy similarity", score.memorisation
-    yield "copies", score.memorisation >= COPY
+    yield "copies", None if score.memorisation is None else score.memorisation >= COPY
     yield "overall", score.overall

@@ -7,19 +7,21 @@ tells from what similarity on a concept can be said to be there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from conceptloom.errors import DataError
-from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TestPrompt
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TestPrompt, TrueConcept
 from conceptloom.evaluation.composed_answers import composed_answers
-from conceptloom.evaluation.image_references import References, references
+from conceptloom.evaluation.image_metrics import copy_similarity, distances_to_others
+from conceptloom.evaluation.image_references import References, prototypes, references
 from conceptloom.evaluation.image_rows import MetricRow, image_rows
 from conceptloom.evaluation.image_scores import ImageScore, score_pictures
 from conceptloom.evaluation.image_view import ImageJudge
 from conceptloom.judges.detector import Pixels
+from conceptloom.pictures import Picture
 
 REAL = "real"
 WRONG = "wrong subject"
@@ -32,12 +34,12 @@ class Answers:
     Attributes:
         prompts: by number.
         pictures: (H, W, 3) by (number of the prompt, number of the picture).
-        own: for prompts answered by one of the set's own pictures, its name by the prompt's number.
+        own: names of those that are the set's own pictures, by the same.
     """
 
     prompts: tuple[TestPrompt, ...]
     pictures: Mapping[tuple[int, int], Pixels]
-    own: Mapping[int, str] = field(default_factory=dict)
+    own: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 def composed(benchmark: Benchmark, prompts: int, num: int, seed: int = 0) -> dict[str, Answers]:
@@ -51,52 +53,106 @@ def composed(benchmark: Benchmark, prompts: int, num: int, seed: int = 0) -> dic
 
 
 def own_pictures(benchmark: Benchmark) -> dict[str, Answers]:
-    """The sets' own pictures, as answers to prompts that name what they contain.
+    """The sets' own pictures, as answers to prompts that name what they contain; those of the same to one prompt."""
+    return {one.name: _own_pictures(one) for one in benchmark.sets}
 
-    A concept is judged against its other pictures; one that has no other, against that picture itself, which flatters.
-    Copy similarity is 1: a copy is told.
-    """
-    return {
-        one.name: Answers(
-            tuple(_describing(one, picture.name) for picture in one.pictures),
-            {(number, 0): picture.pixels for number, picture in enumerate(one.pictures)},
-            {number: picture.name for number, picture in enumerate(one.pictures)},
-        )
-        for one in benchmark.sets
+
+def _own_pictures(one: BenchmarkSet) -> Answers:
+    alike: dict[frozenset[str], list[Picture]] = {}
+    for picture in one.pictures:
+        alike.setdefault(frozenset(one.contains[picture.name]), []).append(picture)
+    placed = {
+        (number, index): picture
+        for number, group in enumerate(alike.values())
+        for index, picture in enumerate(group)
     }
+    return Answers(
+        tuple(_describing(one, group[0].name) for group in alike.values()),
+        {place: picture.pixels for place, picture in placed.items()},
+        {place: picture.name for place, picture in placed.items()},
+    )
 
 
 def sanity_scores(
-    benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References], judge: ImageJudge
+    benchmark: Benchmark,
+    answers: Mapping[str, Answers],
+    found: Mapping[str, References],
+    judge: ImageJudge,
+    *,
+    with_itself: bool = False,
 ) -> list[ImageScore]:
     """Scores of real pictures (method `REAL`), and of the next set's pictures against the same prompts (`WRONG`).
 
     The next set is the nearest after it that shares no noun with it or, where all share a place, no subject.
+
+    A set's own picture is judged against its others. What no other one shows is left out, and so is what rests on it:
+    a picture is as like itself as can be, whatever is measured.
 
     Args:
         benchmark: two sets or more.
         answers: by set.
         found: references by set.
         judge: judges.
+        with_itself: compare what no other picture shows with the picture itself all the same.
 
     Raises:
         DataError: a set shares a subject with all others, or is alone.
     """
     scores: list[ImageScore] = []
-    greyed = judge.looker is not None
     for position, one in enumerate(benchmark.sets):
         own = answers[one.name]
-        for number in sorted({prompt for prompt, _ in own.pictures}):
-            name = own.own.get(number)
-            known = found[one.name]
-            if name is not None:
-                known = references(one, judge.features, greyed=greyed, without=name)
-            pictures = {place: pixels for place, pixels in own.pictures.items() if place[0] == number}
-            scores += score_pictures(one, pictures, own.prompts, known, judge, REAL)
+        if own.own:
+            for place in own.own:
+                score = _own_score(benchmark, one, own, place, found, judge)
+                scores.append(score if with_itself else _without_itself(score, one))
+        else:
+            scores += score_pictures(one, own.pictures, own.prompts, found[one.name], judge, REAL)
         other = answers[stranger(benchmark.sets, position).name]
         wrong = {place: pixels for place, pixels in other.pictures.items() if place in own.pictures}
         scores += score_pictures(one, wrong, own.prompts, found[one.name], judge, WRONG)
     return scores
+
+
+def _own_score(
+    benchmark: Benchmark,
+    one: BenchmarkSet,
+    own: Answers,
+    place: tuple[int, int],
+    found: Mapping[str, References],
+    judge: ImageJudge,
+) -> ImageScore:
+    """The score of one of a set's own pictures, against its others where there are some."""
+    name, greyed = own.own[place], judge.looker is not None
+    left = references(one, judge.features, greyed=greyed, without=name)
+    fair = replace(judge, prototypes=prototypes(benchmark, {**found, one.name: left}))
+    (score,) = score_pictures(one, {place: own.pictures[place]}, own.prompts, left, fair, REAL)
+    alike = [other for other in own.own if other[0] == place[0]]
+    distances = distances_to_others(judge.features.embed([own.pictures[other] for other in alike]))
+    others = [picture.pixels for picture in one.pictures if picture.name != name]
+    return replace(
+        score,
+        distance=distances[alike.index(place)],
+        memorisation=copy_similarity(own.pictures[place], others) if others else None,
+    )
+
+
+def _without_itself(score: ImageScore, one: BenchmarkSet) -> ImageScore:
+    """The score of one of a set's own pictures without what that picture alone shows."""
+
+    def is_elsewhere(concept: TrueConcept) -> bool:
+        return len(one.pictures_with(concept.name)) > 1
+
+    whole = all(map(is_elsewhere, score.asked))
+    subjects = all(is_elsewhere(told.concept) for told in score.concepts)
+    return replace(
+        score,
+        concepts=tuple(told for told in score.concepts if is_elsewhere(told.concept)),
+        place_likeness=score.place_likeness if score.place and is_elsewhere(score.place) else None,
+        mixing=score.mixing if subjects else None,
+        mixing_released=score.mixing_released if subjects else None,
+        composition=score.composition if one.num_pictures > 1 else None,
+        overall=score.overall if whole else None,
+    )
 
 
 def stranger(sets: Sequence[BenchmarkSet], position: int) -> BenchmarkSet:

@@ -40,7 +40,7 @@ class ImageScore:
         composition: mean cosine of the whole image with the set's pictures, where all its subjects are asked for.
         text: cosine with the prompt in class words.
         distance: mean cosine distance to the other images of the prompt.
-        memorisation: `copy_similarity` with the set's pictures.
+        memorisation: `copy_similarity` with the set's pictures, of one of these with the others.
         overall: the one score, 0 to 1, by which the automatic judge chooses: the plain mean over what the prompt asks
             for (`ImageView.checklist`).
     """
@@ -64,7 +64,7 @@ class ImageScore:
     composition: float | None
     text: float | None
     distance: float | None
-    memorisation: float
+    memorisation: float | None
     overall: float | None
 
     @property

@@ -31,6 +31,7 @@ class Margin(BaseModel):
         sets: whose images were compared.
         pairs: of images.
         method: whose seeds they are.
+        smoke: whether the runs were short: it lets a smoke run vote and is for nothing else.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -41,16 +42,19 @@ class Margin(BaseModel):
     sets: int = Field(ge=1)
     pairs: int = Field(ge=1)
     method: str = "paper"
+    smoke: bool = False
 
     @property
     def is_of_dev(self) -> bool:
-        """Whether it was measured where the methods were tuned, on sets that no test compares."""
-        return (self.benchmark, self.split) == (BUILTIN, DEV)
+        """Whether it was measured where the methods were tuned, on sets that no test compares, by whole runs."""
+        return (self.benchmark, self.split) == (BUILTIN, DEV) and not self.smoke
 
     @property
     def where(self) -> str:
         """What it was measured on, in words."""
-        told = f"{self.benchmark} {self.split} ({self.sets} sets, {self.pairs} pairs of images)"
+        sets = f"{self.sets} set{'s' * (self.sets > 1)}"
+        told = f"{self.benchmark} {self.split} ({sets}, {self.pairs} pairs of images)"
+        told = f"the short runs of {told}" if self.smoke else told
         return told if self.is_of_dev else f"{told}, the sets that are compared here"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -109,25 +110,31 @@ def all_grids(
         seven_rows_grid(results, album),
         masks_grid(results, album),
         prompt_grid(
-            results, album, "figure-6", "Fig. 6: learned concepts with things the model knows", "known", _any
+            results,
+            album,
+            "figure-6",
+            "Fig. 6: learned concepts with things the model knows",
+            ("known",),
+            lambda one: True,
         ),
         prompt_grid(
             results,
             album,
             "figure-7",
-            "Fig. 7: interactions between learned concepts",
-            "interaction",
-            lambda one: len(one.subjects) > 1 and not one.crosses_styles,
-            "Sets of several subjects, of one drawing style where styles are known.",
+            "Fig. 7: drawn concepts with each other, and with things the model knows",
+            ("interaction", "known"),
+            _is_of_one_style,
+            "Sets of several subjects of one drawing style: first interactions, then known things.",
         ),
         prompt_grid(
             results,
             album,
             "figure-8",
-            "Fig. 8: subjects in real places",
-            "transfer",
-            lambda one: one.place_type == "photo",
-            "Sets that learn a photograph as their background.",
+            "Fig. 8: interactions between concepts of real scenes",
+            ("interaction",),
+            _is_of_a_real_scene,
+            "Sets of several subjects that learn a photograph as their background (subjects of the built-in sets are"
+            " drawings on it), or of which no drawing style is known.",
         ),
         diverse_grid(results, album),
         *seeds_grids(results, album, methods),
@@ -145,20 +152,25 @@ def two_pictures_grid(results: Sequence[SetResults], album: Album) -> Grid | Non
         one = found.one
         if one.num_pictures < 2 or one.place is None or one.shares_a_concept or not one.shown:
             continue
-        transfers, meetings = found.prompts("transfer"), found.prompts("interaction")
+        (home,) = one.pictures_with(one.place.name)
+        away = next(picture for picture in one.pictures if picture is not home)
+        natives, strangers = one.contains[home.name], one.contains[away.name]
         # Of a prompt that was not drawn, as in a smoke run, the place stays empty.
-        asked = [len(one.prompts), _nth(transfers, 0), _nth(meetings, 0), _nth(transfers, 1)]
+        asked = [
+            len(one.prompts),
+            _asking(found, (strangers,), there=True),
+            _asking(found, (strangers, natives), there=False),
+            _asking(found, (strangers, natives), there=True),
+        ]
         images = [_image_tile(found, found.ours, number, album) for number in asked]
         if any(tile.picture for tile in images):
-            tiles = [
-                album.add(found.frame(picture), _contents(found, picture)) for picture in one.pictures[:2]
-            ]
+            tiles = [album.add(found.frame(picture), _contents(found, picture)) for picture in (away, home)]
             rows.append(GridRow(label=one.name, tiles=(*tiles, *images)))
     return _grid(
         "figure-1",
         "Fig. 1: concepts of two pictures, alone and together",
-        f"The first {ROWS} sets that span two pictures with nothing in common. Method: {_ours(results)};"
-        f" image 0 of seed 0.",
+        f"The first {ROWS} sets that span two pictures with nothing in common; the background is B's. Method:"
+        f" {_ours(results)}; image 0 of seed 0.",
         ("picture A", "picture B", "own background", "A's subject there", "both together", "both there"),
         rows,
     )
@@ -251,23 +263,26 @@ def prompt_grid(
     album: Album,
     key: str,
     title: str,
-    kind: PromptKind,
+    kinds: Sequence[PromptKind],
     where: Callable[[BenchmarkSet], bool],
     rule: str = "",
 ) -> Grid | None:
-    """Fig. 6, 7 and 8: our images of prompts of one kind beside the pictures learned from."""
+    """Fig. 6, 7 and 8: our images of prompts of some kinds beside the pictures learned from.
+
+    A set without a prompt of the first kind is not shown.
+    """
     rows: list[GridRow] = []
     for found in results:
         if len(rows) == ROWS:
             break
-        numbers = found.prompts(kind)
-        if found.ours not in found.units or not numbers or not where(found.one):
+        numbers = [found.prompts(kind)[:2] for kind in kinds]
+        if found.ours not in found.units or not numbers[0] or not where(found.one):
             continue
         tiles = [
             album.add(found.frame(picture), _contents(found, picture)) for picture in found.one.pictures[:2]
         ]
         tiles += [Tile(picture=None)] * (2 - len(tiles))
-        for number in numbers[:2]:
+        for number in chain.from_iterable(numbers):
             tiles += [_image_tile(found, found.ours, number, album, index) for index in range(2)]
         rows.append(GridRow(label=found.one.name, tiles=tuple(tiles)))
     note = f"{rule} The first {ROWS} such sets; method {_ours(results)}, images 0 and 1 of seed 0.".strip()
@@ -407,8 +422,15 @@ def _ours(results: Sequence[SetResults]) -> MethodName:
     return results[0].ours if results else "paper"
 
 
-def _any(one: BenchmarkSet) -> bool:
-    return True
+def _is_of_one_style(one: BenchmarkSet) -> bool:
+    """Whether it has several subjects, all of one known drawing style."""
+    return len(one.subjects) > 1 and one.subjects[0].family is not None and not one.crosses_styles
+
+
+def _is_of_a_real_scene(one: BenchmarkSet) -> bool:
+    """Whether it has several subjects, in a photograph or in pictures that are of no known drawing style."""
+    is_real = one.place_type == "photo" or all(subject.family is None for subject in one.subjects)
+    return len(one.subjects) > 1 and is_real
 
 
 def _contents(found: SetResults, picture: Picture) -> str:
@@ -423,8 +445,19 @@ def _tile(album: Album, pixels: Pixels | None, caption: str = "") -> Tile:
     return Tile(picture=None, caption=caption) if pixels is None else album.add(pixels, caption)
 
 
-def _nth(numbers: Sequence[int], place: int) -> int | None:
-    return numbers[place] if place < len(numbers) else None
+def _asking(found: SetResults, groups: Sequence[Sequence[str]], there: bool) -> int | None:
+    """The first drawn prompt, transfers before others, that asks for subjects of each group, for nothing else, and
+    for the learned place if `there`.
+    """
+    subjects = {subject.name for subject in found.one.subjects}
+    kinds: tuple[PromptKind, ...] = ("transfer", "interaction", "context")
+    for number in chain.from_iterable(found.prompts(kind) for kind in kinds):
+        prompt = found.one.prompts[number]
+        asked = subjects.intersection(prompt.asked)
+        is_of_all = all(asked.intersection(group) for group in groups) and asked <= set().union(*groups)
+        if is_of_all and not prompt.known and (prompt.asked_place is not None) == there:
+            return number
+    return None
 
 
 def _image_tile(found: SetResults, method: str, number: int | None, album: Album, index: int = 0) -> Tile:

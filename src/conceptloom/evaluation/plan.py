@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.benchmark import PROMPT_KINDS, Benchmark, BenchmarkSet
 from conceptloom.evaluation.methods import FINDS_ONCE, MethodName, finds_masks, our_method
 from conceptloom.evaluation.units import UnitKey
 
@@ -60,7 +60,10 @@ STUDIES: Mapping[str, Size] = {
 """For the paper's two protocols, which need as many images as people are to compare. 60 scenes of benchmark `coco` are
 the paper's 120 concepts; two share a scene's 20 prompts.
 """
-SMOKE = Size(sets=4, seeds=1, image_sets=4, prompts=2, images=1, shown=1, smoke=True)
+SMOKE = Size(
+    sets=4, seeds=1, image_sets=4, margin_sets=1, prompts=len(PROMPT_KINDS), images=2, shown=4, smoke=True
+)
+"""The least that has something for every figure and table: a prompt of each kind, two images of it, one set twice."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def comparison_plan(benchmark: Benchmark, methods: Sequence[MethodName], size: S
     drawing = sets[: size.image_sets]
     tasks = [whole_task(one, method, 0, size) for one in drawing for method in methods]
     ours = our_method(methods)
-    if ours is not None and not size.smoke:
+    if ours is not None:
         tasks += [whole_task(one, ours, 1, size) for one in drawing[: size.margin_sets]]
     done = {(task.key.set, task.key.method, task.key.seed) for task in tasks}
     finding = [method for method in methods if finds_masks(method)]

@@ -18,11 +18,14 @@ from conceptloom.learning.config import LearnConfig
 from conceptloom.learning.draws import Draw, draw_subset, draw_timesteps
 from conceptloom.learning.example import LearningExample
 from conceptloom.learning.objective import average_layers
-from conceptloom.masks import MaskUpdate, iou, propagate, update_masks
+from conceptloom.masks import MaskUpdate, coinciding, iou, propagate, update_masks
 from conceptloom.seeding import noise, numpy_generator
 
 SAME_MASK_IOU = 0.95
 """Above it two concepts' masks count as the same one."""
+SAME_THING = 0.82
+"""Correlation above which two subjects' first maps show one thing: then one of the masks is wrong in four of five pairs
+(docs/LOG.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +209,30 @@ def masks_from(
     masks[seen], probabilities[seen] = update.masks, update.probabilities
     rescued[seen], overlap[seen] = update.rescued, update.overlap
     return MaskUpdate(masks, probabilities, rescued, overlap)
+
+
+def same_things(example: LearningExample, mean: MeanMaps, config: LearnConfig) -> tuple[tuple[str, str], ...]:
+    """Names of subjects, pair by pair, whose words point at the same thing, and of which nothing else is known.
+
+    Told of propagated maps alone, for which it was measured; arguments as for `masks_from`.
+    """
+    if mean.affinity is None:
+        return ()
+    free = [k for k, concept in enumerate(example.concepts) if concept.kind == "subject"]
+    if example.held is not None:
+        known = np.logical_or(example.held.is_it, example.held.is_not).any(axis=(1, 2))
+        free = [k for k in free if not known[k]]
+    maps = propagate(mean.maps, mean.affinity, config.propagation_steps)
+    names = [example.concepts[k].name for k in free]
+    return tuple((names[one], names[other]) for one, other in coinciding(maps[free], SAME_THING))
+
+
+def same_thing_notice(one: str, other: str, picture: str) -> str:
+    """What to say of a pair of `same_things`."""
+    return (
+        f"the words of <{one}> and <{other}> point at the same thing in '{picture}', so one of their masks is likely"
+        " wrong: a --box or --stroke for one of them helps"
+    )
 
 
 def collapsed(masks: npt.NDArray[np.bool_]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from conceptloom.concepts import ConceptKind, ConceptSet
 from conceptloom.errors import ConfigError
 from conceptloom.learning.batches import Material
 from conceptloom.learning.config import LearnConfig
-from conceptloom.learning.e_step import halves_of_initial_maps, masks_from, mean_of
+from conceptloom.learning.e_step import halves_of_initial_maps, masks_from, mean_of, same_things
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.presets import resolve_config
 from conceptloom.learning.reading import Box, read_pictures
@@ -37,6 +37,8 @@ class Segment:
     """(H, W) at the picture's size; nothing outside its centred square."""
     confidence: float
     """0..1: how alike the masks of two halves of the passes are (IoU), times the CRF's mean probability in the mask."""
+    coincides_with: tuple[str, ...] = ()
+    """Names of subjects of the picture whose words point at the same thing: one of the masks is likely wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,9 @@ def _segments(material: Material, rows: Tensor, picture: int, config: LearnConfi
     example = material.examples[picture]
     halves = halves_of_initial_maps(material, rows, picture, config)
     first, second = (masks_from(example, half, config, None).masks for half in halves)
-    whole = masks_from(example, mean_of(halves), config, None)
+    mean = mean_of(halves)
+    whole = masks_from(example, mean, config, None)
+    pairs = same_things(example, mean, config)
     for k, concept in enumerate(example.concepts):
         mask = whole.masks[k]
         sure = float(whole.probabilities[k][mask].mean()) if mask.any() else 0.0
@@ -169,4 +173,5 @@ def _segments(material: Material, rows: Tensor, picture: int, config: LearnConfi
             concept.name,
             unframe_mask(mask, example.picture_size),
             iou(first[k], second[k]) * sure,
+            tuple(name for pair in pairs if concept.name in pair for name in pair if name != concept.name),
         )

@@ -37,6 +37,8 @@ from conceptloom.learning.e_step import (
     initial_maps,
     map_weights,
     masks_from,
+    same_thing_notice,
+    same_things,
 )
 from conceptloom.learning.example import LearningExample, prepare_examples, require_inside
 from conceptloom.learning.initialise import starting_rows
@@ -225,6 +227,9 @@ class _Learner:
                 mean = self._within_memory(partial(self._initial_maps, picture))
                 first.append(mean)
                 updates.append(masks_from(example, mean, config, None))
+                self.notices += [
+                    same_thing_notice(*pair, example.name) for pair in same_things(example, mean, config)
+                ]
             yield from self._noticed("masks", picture + 1)
             yield self._masks_updated("masks", picture + 1, picture, updates[-1], mean)
         for picture, update in enumerate(updates):

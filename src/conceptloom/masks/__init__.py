@@ -5,6 +5,7 @@ from conceptloom.masks.crf import CRFConfig, DenseCRF, binary_unary, joint_unary
 from conceptloom.masks.grids import area_to_grid, hard_grid
 from conceptloom.masks.maps import (
     Normalise,
+    coinciding,
     compete,
     normalise_by_maximum,
     normalise_by_range,
@@ -25,6 +26,7 @@ __all__ = [
     "all_keep",
     "area_to_grid",
     "binary_unary",
+    "coinciding",
     "compete",
     "evidence_of",
     "hard_grid",

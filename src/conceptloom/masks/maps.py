@@ -75,6 +75,15 @@ def compete(evidence: FloatArray) -> FloatArray:
     return won
 
 
+def coinciding(maps: FloatArray, above: float) -> list[tuple[int, int]]:
+    """Pairs of maps (K, h, w) whose correlation over cells is larger than `above`, -1..1; constant maps have none."""
+    flat = maps.reshape(len(maps), -1) - maps.mean(axis=(1, 2))[:, None]
+    norms = np.linalg.norm(flat, axis=1)
+    unit = flat / np.where(norms > 0, norms, 1)[:, None]
+    correlations = unit @ unit.T
+    return [(k, i) for k in range(len(maps)) for i in range(k + 1, len(maps)) if correlations[k, i] > above]
+
+
 def propagate(maps: FloatArray, affinity: FloatArray, steps: int) -> FloatArray:
     """Maps (K, h, w) after each cell has `steps` times taken the mean of the cells that it attends to.
 

@@ -19,6 +19,9 @@ RELATIONS = (
     "facing",
 )
 
+OVERLAPPING = ("behind", "in front of", "holding", "riding")
+"""Relations in which one of the two may hide part of the other."""
+
 STYLES = {
     "noto": "noto",
     "twemoji": "twemoji",
@@ -86,12 +89,7 @@ def phrase(mention: Mention, rng: np.random.Generator, *, with_class_words: bool
     A style that must be told stands before its noun: the text encoder reads forwards, and a noun whose style follows
     would mean what it means alone.
     """
-    draw = rng.random()
-    word = mention.noun
-    if with_class_words and draw < 0.10:
-        word = mention.class_word
-    elif draw < 0.18:
-        word = SYNONYMS.get(word, word)
+    word = _word(mention, rng, with_class_words=with_class_words)
     if rng.random() < 0.6 or mention.style_is_told:
         style = STYLES[mention.family]
         if rng.random() < 0.6 or mention.style_is_told:
@@ -108,13 +106,16 @@ def caption(
     rng: np.random.Generator,
     *,
     loose: bool = True,
+    clear: bool = False,
 ) -> str:
     """A caption for a scene, lower case, possibly empty (10 %).
 
     ``mentions`` come in the order of the relation (``a riding b``); the relation is said in 70 % where there are
     two, else the order is random and says nothing of positions. With two or more mentions one is left out in
     20 %; the background in 30 %. Without ``loose`` captions name every sprite by its noun or a synonym, and the
-    background always.
+    background always. ``clear`` captions mean what a prompt means: a relation in which one may hide the other is always
+    said where both are named, so that "and" is said of two apart; a background goes without article in 30 %; where one
+    sprite is named its style stands at the end of the caption in 20 %.
     """
     if rng.random() < 0.10:
         return ""
@@ -122,8 +123,15 @@ def caption(
     if loose and len(kept) > 1 and rng.random() < 0.20:
         kept.pop(int(rng.integers(len(kept))))
         relation = None
-    phrases = [phrase(mention, rng, with_class_words=loose) for mention in kept]
-    if relation is not None and len(kept) == 2 and rng.random() < 0.7:
+    style = ""
+    if clear and len(kept) == 1 and rng.random() < 0.20:
+        (mention,) = kept
+        style = f"in {STYLES[mention.family]} style"
+        phrases = [article(_word(mention, rng, with_class_words=loose), rng)]
+    else:
+        phrases = [phrase(mention, rng, with_class_words=loose) for mention in kept]
+    must_relate = clear and relation in OVERLAPPING
+    if relation is not None and len(kept) == 2 and (must_relate or rng.random() < 0.7):
         subject = f"{phrases[0]} {relation} {phrases[1]}"
     else:
         order = rng.permutation(len(phrases))
@@ -132,16 +140,26 @@ def caption(
         subject = joiner.join([", ".join(shuffled[:-1]), shuffled[-1]]) if len(shuffled) > 1 else shuffled[0]
     words = [str(rng.choice(_OPENINGS)), subject]
     if not loose or rng.random() >= 0.30:
-        words.append(_place(background, rng))
+        words.append(_place(background, rng, without_article=0.3 if clear else 0.0))
+    words.append(style)
     return " ".join(" ".join(words).split())
 
 
-def _place(background: str, rng: np.random.Generator) -> str:
+def _word(mention: Mention, rng: np.random.Generator, *, with_class_words: bool) -> str:
+    """Noun, synonym (8 %) or class word (10 %)."""
+    draw = rng.random()
+    if with_class_words and draw < 0.10:
+        return mention.class_word
+    return SYNONYMS.get(mention.noun, mention.noun) if 0.10 <= draw < 0.18 else mention.noun
+
+
+def _place(background: str, rng: np.random.Generator, without_article: float) -> str:
     preposition = str(rng.choice(["on", "on", "on", "in", "at", "in front of", "with"]))
     if preposition == "with" and not background.endswith("background"):
         background = f"{background} background"
     plural = background.endswith("s") or background in ("grass", "sand", "water", "snow", "wood")
-    determiner = "" if plural and rng.random() < 0.7 else str(rng.choice(["a ", "the "]))
+    bare = 0.7 if plural else without_article
+    determiner = "" if bare and rng.random() < bare else str(rng.choice(["a ", "the "]))
     return f"{preposition} {determiner}{background}"
 
 

@@ -80,10 +80,11 @@ def random_scene(
     photos: Sequence[Photo],
     rng: np.random.Generator,
     rules: SceneRules | None = None,
+    count: int | None = None,
 ) -> Scene:
-    """A scene of one to three random sprites on a random background (the training distribution)."""
+    """A scene of one to three random sprites, or of ``count``, on a random background (the training distribution)."""
     rules = rules or SceneRules()
-    count = 1 + int(rng.choice(3, p=rules.counts))
+    count = count or 1 + int(rng.choice(3, p=rules.counts))
     chosen = [sprites[int(index)] for index in rng.choice(len(sprites), count, replace=False)]
     label, background = random_background(photos, rng, rules)
     return compose(chosen, label, background, rng, rules)

@@ -34,6 +34,8 @@ from conceptloom.basemodel.build import (
     export_model,
     fresh_denoiser,
     frozen_autoencoder,
+    require_start,
+    shipped_folder,
     warm_start,
 )
 from conceptloom.basemodel.denoiser import (
@@ -113,6 +115,15 @@ def test_training_timesteps_have_the_asked_log_snr() -> None:
     assert float(log_snr.std()) == pytest.approx(1.0, abs=0.06)
 
 
+def test_a_batch_has_a_timestep_of_every_part_of_the_distribution() -> None:
+    config = replace(DenoiserConfig(), batch_size=32, uniform_share=1.0)
+    for seed in range(20):
+        timesteps = draw_timesteps(config, build_scheduler(2.8), torch.Generator().manual_seed(seed))
+        parts = [(part * 31.25 - 1, (part + 1) * 31.25) for part in range(32)]
+        pairs = zip(sorted(timesteps.tolist()), parts, strict=True)
+        assert all(first <= timestep < last for timestep, (first, last) in pairs)
+
+
 def test_the_uniform_share_of_timesteps_covers_the_whole_schedule_evenly() -> None:
     config = replace(DenoiserConfig(), batch_size=8000, uniform_share=1.0)
     timesteps = draw_timesteps(config, build_scheduler(2.8), torch.Generator().manual_seed(0))
@@ -129,11 +140,16 @@ def test_a_noun_has_one_lead_drawing_of_the_largest_family_that_draws_it() -> No
         assert sizes[lead.family] == max(sizes[s.family] for s in sprites if s.noun == lead.noun)
 
 
-def test_the_asked_share_of_scenes_holds_lead_drawings_only() -> None:
+def test_the_asked_share_of_scenes_of_a_count_holds_lead_drawings_only() -> None:
     sprites = load_sprites("train")
-    stream = SceneStream(sprites, (), SceneRules(side_px=16), 1, lead_share=1.0)
+    stream = SceneStream(sprites, (), SceneRules(side_px=32), 1, lead_shares=(0.0, 1.0, 1.0))
     leads = {(sprite.noun, sprite.family) for sprite in stream.leads}
-    assert all((o.noun, o.family) in leads for index in range(60) for o in stream.scene(index).objects)
+    scenes = [stream.scene(index) for index in range(80)]
+    of_leads = [
+        (len(scene.objects), all((o.noun, o.family) in leads for o in scene.objects)) for scene in scenes
+    ]
+    assert all(led for count, led in of_leads if count > 1)
+    assert not all(led for count, led in of_leads if count == 1)
 
 
 def test_the_vocabulary_doubles_from_the_first_nouns_to_all() -> None:
@@ -380,6 +396,23 @@ def test_an_annealing_that_was_stopped_goes_on_from_its_rates(
     assert factors[20] <= factors[19]
 
 
+def test_a_training_that_begins_with_trained_weights_keeps_to_lower_rates(
+    tmp_path: Path, stream: SceneStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors: list[float] = []
+    monkeypatch.setattr(denoiser_module, "scale_rates", lambda _, factor: factors.append(factor))
+    config = replace(SMALL, warm_up_steps=1, going_on=0.25)
+    autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
+    seen = 10 * config.batch_size
+    for until in (
+        seen + 2 * config.batch_size,
+        seen + 4 * config.batch_size,
+    ):  # the second goes on from its state
+        buffer = LatentBuffer(stream, autoencoder, config)
+        list(train_denoiser(config, small_denoiser(), buffer, tmp_path, until, seen=seen))
+    assert factors == [0.25] * 4
+
+
 def test_a_resumed_training_goes_on_with_scenes_that_it_has_not_seen(
     tmp_path: Path, stream: SceneStream
 ) -> None:
@@ -496,6 +529,34 @@ def test_a_warm_start_takes_over_the_exported_weights(tmp_path: Path) -> None:
     warm_start(fresh, tmp_path / "model")
     for ours, theirs in zip(denoiser.unet.parameters(), fresh.unet.parameters(), strict=True):
         assert torch.equal(ours.half(), theirs.half())
+
+
+def test_training_begins_with_another_version_of_the_shipped_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shipped_folder(), other)
+    begun: list[Path] = []
+
+    def begin(_: object, folder: Path) -> int:
+        begun.append(folder)
+        return 0
+
+    monkeypatch.setattr(build_module, "warm_start", begin)
+    monkeypatch.setattr(build_module, "curriculum_stream", lambda *_: None)
+    monkeypatch.setattr(build_module, "fresh_denoiser", lambda *_: None)
+    monkeypatch.setattr(build_module, "train_denoiser", lambda *_, **__: iter(()))
+    list(build_denoiser_stage(BuildPlan(), tmp_path, start=other))
+    assert begun == [other]
+
+
+def test_training_does_not_begin_with_a_model_of_another_autoencoder(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shipped_folder(), other)
+    weights = other / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="autoencoder of the one that ships"):
+        require_start(BuildPlan(), other)
 
 
 def test_the_averaged_weights_are_what_is_loaded(tmp_path: Path, stream: SceneStream) -> None:

@@ -142,6 +142,28 @@ def test_a_prompt_asks_for_what_its_text_names(folder: Path) -> None:
     assert [prompt.asked_place for prompt in garden.prompts] == [None, "lawn", None]
 
 
+def test_of_two_pictures_with_nothing_in_common_the_backgrounds_subject_is_looked_at_there(
+    folder: Path,
+) -> None:
+    (garden,) = folder_benchmark(folder).sets
+    assert [prompt.text for prompt in garden.shown] == ["a photo of a <cat> on the <lawn>"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contains": {"first": ["cat", "bench", "lawn"], "second": ["bench"]}, "captions": {}},
+        {"contains": {"first": ["lawn"], "second": ["cat", "bench"]}, "captions": {}},
+        {"concepts": {name: {} for name in ("cat", "bench", "lawn")}},
+    ],
+    ids=["a concept in both", "nobody in the background", "no background"],
+)
+def test_of_other_sets_nothing_is_drawn_to_be_looked_at(folder: Path, changes: dict[str, Any]) -> None:
+    describe(folder, **changes)
+    (garden,) = folder_benchmark(folder).sets
+    assert garden.shown == ()
+
+
 def test_a_picture_of_which_nothing_is_said_contains_its_captions_concepts_or_all(folder: Path) -> None:
     describe(folder, contains={})
     (garden,) = folder_benchmark(folder).sets

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from scipy import ndimage
 
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
 from conceptloom.evaluation.builtin_sets import PLACE_NAME, builtin_benchmark, taught_nouns
 from conceptloom.evaluation.hard_sets import CASES, case_of, hard_benchmark
+from conceptloom.pictures.colour import rgb_to_lab
 from conceptloom.scenes.sprites import load_sprites
 
 
@@ -96,6 +98,19 @@ def test_overlapping_subjects_overlap_more_than_those_of_the_plain_case() -> Non
 
     assert min(map(overlap, _sets("overlap"))) > 0.25
     assert np.mean([overlap(one) for one in _sets("two")]) < 0.25
+
+
+def test_a_camouflaged_subject_has_nearly_the_colour_of_what_surrounds_it() -> None:
+    def distance(one: BenchmarkSet) -> float:
+        picture = one.pictures[0]
+        mask = picture.masks[one.subjects[0].name]
+        lab = rgb_to_lab(picture.pixels)
+        around = ndimage.binary_dilation(mask, iterations=picture.pixels.shape[0] // 10) & ~mask
+        return float(np.linalg.norm(lab[mask].mean(axis=0) - lab[around].mean(axis=0)))
+
+    near, usual = ([distance(one) for one in _sets(case)] for case in ("camouflage", "two"))
+    assert np.mean(near) < 0.5 * np.mean(usual)
+    assert max(near) < 25
 
 
 def test_no_picture_is_one_of_the_built_in_benchmark() -> None:

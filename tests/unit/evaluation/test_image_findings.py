@@ -222,16 +222,36 @@ def test_where_no_detector_looks_a_place_is_compared_with_whole_pictures(
     monkeypatch.setattr(image_findings, "load_feature_judge", lambda name, where: ColourFeatures())
     monkeypatch.setattr(image_findings, "judge_fingerprint", lambda benchmark, name, where: "colours")
     place = TrueConcept("shore", None, "background", "beach", None, "place", "place")
+    again = Picture("again", None, paint(("yellow", (5, 5, 20, 20)), ("blue", (20, 20, 30, 30))))
     sets = tuple(
-        replace(one, concepts=(*one.concepts, place), contains={"only": ("thing", "shore")})
+        replace(
+            one,
+            pictures=(*one.pictures, again),
+            concepts=(*one.concepts, place),
+            contains={"only": ("thing", "shore"), "again": ("shore",)},
+        )
         for one in COLOURED.sets
     )
     found = set_up_judge(Benchmark("folder", "own", sets), "colours")
     for one in sets:
-        whole = ColourFeatures().embed([one.pictures[0].pixels])
-        assert found.found[one.name].places["shore"] == pytest.approx(whole)
-    likeness = [score.place_likeness for score in found.sanity if score.method == REAL]
-    assert likeness == pytest.approx([1.0, 1.0])  # the sets' own pictures, against themselves
+        first, second = ColourFeatures().embed([picture.pixels for picture in one.pictures])
+        assert found.found[one.name].places["shore"] == pytest.approx(np.stack([first, second]))
+        own = [score for score in found.sanity if (score.method, score.set) == (REAL, one.name)]
+        assert [score.place_likeness for score in own] == pytest.approx([float(first @ second)] * 2)
+
+
+@pytest.mark.parametrize(("count", "usual"), [(1, 1.0), (2, 0.6)], ids=["itself", "another"])
+def test_what_is_usual_of_real_pictures_is_of_others_and_of_each_with_itself_where_there_are_none(
+    count: int, usual: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_findings, "load_feature_judge", lambda name, where: ColourFeatures())
+    monkeypatch.setattr(image_findings, "judge_fingerprint", lambda benchmark, name, where: "colours")
+    red, green = COLOURED.sets
+    pictures = (*red.pictures, Picture("other", None, plain(0.6)))[:count]
+    several = replace(red, pictures=pictures, contains={picture.name: ("thing",) for picture in pictures})
+    found = set_up_judge(Benchmark("folder", "own", (several, green)), "colours")
+    assert found.judge.usual_identity == pytest.approx(usual)
+    assert found.knows_only_itself == (count == 1)
 
 
 def test_scores_are_of_the_first_seed_by_method_and_of_ours_at_the_second(eye: Bench) -> None:

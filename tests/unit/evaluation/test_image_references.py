@@ -79,6 +79,12 @@ def test_a_picture_is_left_out_where_there_is_another() -> None:
     assert found.subjects["dog"] == pytest.approx(np.array([[0, 1, 0]]))
 
 
+def test_a_mask_is_left_out_with_its_picture() -> None:
+    bare = replace(ALONE, masks={})
+    found = references(one_set(BOTH, bare), ColourFeatures(), greyed=True, without="both")
+    assert found.subjects["cat"] == pytest.approx(ColourFeatures().embed([ALONE.pixels]))
+
+
 def test_a_drawing_that_two_sets_learn_is_one_prototype() -> None:
     sets = (one_set(BOTH, name="first"), one_set(BOTH, ALONE, name="second"))
     found = {one.name: references(one, ColourFeatures(), greyed=True) for one in sets}

@@ -173,6 +173,16 @@ def test_missing_things_stand_in_no_relation_by_chance() -> None:
     assert rows["left of"]["relation chance"].n == 2
 
 
+def test_where_no_image_shows_both_things_nothing_holds_by_chance() -> None:
+    found = row(related("left of", None, False), related("above", None, False))
+    assert (found["relation chance"], found["relation above chance"]) == (0.0, 0.0)
+
+
+def test_a_chance_that_is_not_known_is_left_out_for_missing_things_too() -> None:
+    asked = [related("left of", (LEFT, RIGHT), True), related("left of", None, False)]
+    assert "relation chance" not in row(*asked)
+
+
 def test_without_images_of_other_relations_chance_is_not_known() -> None:
     found = row(related("left of", (LEFT, RIGHT), True), related("above", (LEFT, RIGHT), False))
     assert "relation true" in found

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from conceptloom.errors import DataError
-from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet
+from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TrueConcept
 from conceptloom.evaluation.builtin_sets import PLACES, builtin_benchmark
 from conceptloom.evaluation.composed_answers import composed_answers
+from conceptloom.evaluation.image_metrics import copy_similarity
 from conceptloom.evaluation.image_references import prototypes, references
 from conceptloom.evaluation.image_sanity import (
     REAL,
@@ -27,9 +28,11 @@ from conceptloom.evaluation.image_sanity import (
 from conceptloom.evaluation.image_scores import ImageScore, score_pictures
 from conceptloom.evaluation.image_view import ImageJudge
 from conceptloom.judges.detector import GREY, Detections, Floats, Pixels
+from conceptloom.pictures import Picture
 from conceptloom.pictures.colour import rgb_to_lab
 from conceptloom.scenes.composer import Scene
 from conceptloom.scenes.sprites import ROLES, load_sprites
+from tiny_judges import ColourFeatures, box_mask
 
 PROMPTS = 5
 SIDE = 96
@@ -150,7 +153,7 @@ def test_own_pictures_are_described_by_what_they_contain() -> None:
         "a photo of a <book> and a <circus>",
         "a photo of a <book> on a <place>",
     ]
-    assert two.own == {0: "dev-005-a", 1: "dev-005-b"}
+    assert two.own == {(0, 0): "dev-005-a", (1, 0): "dev-005-b"}
 
 
 def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
@@ -166,17 +169,88 @@ def test_a_shared_concept_is_judged_against_its_other_picture() -> None:
         for name, identity in score.identity.items()
     }
     both = found["dev-005"]
-    for number, picture in answers["dev-005"].own.items():
+    for place, picture in answers["dev-005"].own.items():
         other = references(made.sets[0], features, greyed=False, without=picture)
-        own = {place: pixels for place, pixels in answers["dev-005"].pictures.items() if place[0] == number}
+        own = {place: answers["dev-005"].pictures[place]}
         against = [
             score_pictures(made.sets[0], own, answers["dev-005"].prompts, known, judge, REAL)[0].identity[
                 "book"
             ]
             for known in (other, both)
         ]
-        assert real[number, "book"] == against[0]
+        assert real[place[0], "book"] == against[0]
         assert against[0] != pytest.approx(against[1], abs=1e-3)
+
+
+def coloured(name: str, noun: str, *colours: tuple[int, int, int]) -> BenchmarkSet:
+    """A thing of one colour in each of its pictures, on black."""
+    box = (10, 10, 30, 30)
+    pictures = []
+    for number, colour in enumerate(colours):
+        pixels = np.zeros((40, 40, 3), np.uint8)
+        pixels[box_mask(box)] = colour
+        pictures.append(Picture(f"{name}{number}", None, pixels, {"thing": box_mask(box)}))
+    concept = TrueConcept("thing", None, "subject", noun, None, "instance", "thing")
+    contains = {picture.name: ("thing",) for picture in pictures}
+    return BenchmarkSet(name, tuple(pictures), (concept,), contains, (), "none")
+
+
+RED, GREEN, BROWN = (255, 0, 0), (0, 255, 0), (90, 120, 0)  # cosine of brown with red: .6
+
+
+def own_scores(*sets: BenchmarkSet, with_itself: bool = False) -> dict[tuple[str, int, int], ImageScore]:
+    """Scores of the sets' own pictures, by set, prompt and number."""
+    made, features = Benchmark("own", "own", sets), ColourFeatures()
+    found = {one.name: references(one, features, greyed=False) for one in sets}
+    judge = ImageJudge(None, features, prototypes(made, found), 0.5, 0.8)
+    told = sanity_scores(made, own_pictures(made), found, judge, with_itself=with_itself)
+    return {(score.set, score.prompt, score.index): score for score in told if score.method == REAL}
+
+
+def test_a_picture_that_alone_shows_a_thing_says_nothing_of_it() -> None:
+    score = own_scores(coloured("a", "cat", RED), coloured("b", "dog", GREEN))["a", 0, 0]
+    assert score.concepts == ()
+    assert (score.composition, score.memorisation, score.overall) == (None, None, None)
+
+
+def test_a_picture_that_alone_shows_a_thing_is_compared_with_itself_where_that_is_asked_for() -> None:
+    both = coloured("a", "cat", RED), coloured("b", "dog", GREEN)
+    assert own_scores(*both, with_itself=True)["a", 0, 0].identity == {"thing": pytest.approx(1.0)}
+
+
+def test_what_one_of_two_pictures_shows_alone_leaves_out_what_is_of_both_its_things() -> None:
+    sets = [benchmark().sets[5], benchmark().sets[0]]
+    scores = own_scores(*sets)
+    first, second = scores["dev-005", 0, 0], scores["dev-005", 1, 0]
+    assert list(first.identity) == list(second.identity) == ["book"]
+    assert (first.mixing, first.mixing_released, first.overall) == (None, None, None)
+    assert first.composition is not None
+    assert (second.place_likeness, second.overall) == (None, None)
+
+
+def test_pictures_of_the_same_things_answer_one_prompt_and_are_compared_with_each_other() -> None:
+    scores = own_scores(coloured("a", "cat", RED, BROWN), coloured("b", "dog", GREEN))
+    for index in range(2):
+        score = scores["a", 0, index]
+        assert score.distance == pytest.approx(0.4)
+        assert score.identity == {"thing": pytest.approx(0.6)}
+        assert score.composition == pytest.approx(0.6)
+    assert scores["b", 0, 0].distance is None
+
+
+def test_whether_a_real_picture_is_a_copy_is_asked_of_the_others() -> None:
+    one = coloured("a", "cat", RED, BROWN)
+    first, second = (picture.pixels for picture in one.pictures)
+    found = own_scores(one, coloured("b", "dog", GREEN))["a", 0, 0].memorisation
+    assert found == copy_similarity(first, [second]) < 0.99
+
+
+def test_a_real_picture_is_no_part_of_the_prototype_it_is_told_by() -> None:
+    scores = own_scores(coloured("a", "cat", RED, GREEN), coloured("b", "dog", BROWN))
+    (thing,) = scores["a", 0, 0].concepts
+    assert (
+        thing.rank == 1
+    )  # red is nearer to brown (.6) than to green (0), but not than to red and green (.7)
 
 
 def test_a_set_without_a_stranger_is_refused() -> None:

@@ -363,7 +363,7 @@ def test_the_note_says_where_the_margin_was_measured() -> None:
         (found, "builtin dev (10 sets, 200 pairs of images)."),
         (
             replace(found, margin=coco),
-            "coco val2017 (1 sets, 2 pairs of images), the sets that are compared here.",
+            "coco val2017 (1 set, 2 pairs of images), the sets that are compared here.",
         ),
     ):
         table = preference_table(place, ["paper"], "fixed")

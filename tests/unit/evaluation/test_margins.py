@@ -66,6 +66,19 @@ def test_a_benchmark_without_dev_measures_its_own_and_says_so(name: str, split: 
     assert found.where.endswith("the sets that are compared here")
 
 
+def test_the_margin_of_short_runs_says_so_and_is_not_that_of_dev() -> None:
+    found = MARGIN.model_copy(update={"smoke": True})
+    assert not found.is_of_dev
+    assert found.where.startswith("the short runs of builtin dev (10 sets, 200 pairs of images)")
+
+
+def test_a_file_with_the_margin_of_short_runs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "margins.json"
+    path.write_text(json.dumps({KEY: plain(smoke=True)}), encoding="utf-8")
+    with pytest.raises(DataError, match="holds no margins of dev"):
+        load_margin(KEY, path)
+
+
 def test_without_a_second_seed_there_is_no_margin() -> None:
     assert measure_margin(Benchmark("builtin", "dev", SETS), []) is None
 

@@ -30,12 +30,14 @@ from conceptloom.evaluation.picture_grids import (
     worst_images_grid,
     worst_masks_grid,
 )
+from conceptloom.evaluation.plan import SMOKE, Size, whole_task
 from conceptloom.evaluation.report import Grid, Tile
 from conceptloom.evaluation.run_strip import LEFT_OUT, attention_over, cut_out, strip_grid
 from conceptloom.evaluation.units import MaskRecord, UnitKey, UnitResult
 from conceptloom.pictures import square_frame_mask
 
 SIDE = 32
+TEN_PROMPTS = Size(prompts=10, images=2, shown=2)
 METHODS: tuple[MethodName, ...] = ("gt", "fixed", "paper")
 
 
@@ -48,9 +50,13 @@ def colour(method: str, prompt: int, index: int) -> npt.NDArray[np.uint8]:
     return np.full((SIDE, SIDE, 3), (40 * METHODS.index(method), 10 * prompt, 20 * index), np.uint8)
 
 
-def unit(one: BenchmarkSet, method: MethodName, images: int = 2) -> UnitResult:
-    drawn = [*range(10), *range(len(one.prompts), len(one.prompts) + len(one.shown))]
-    numbers = {(prompt, index): colour(method, prompt, index) for prompt in drawn for index in range(images)}
+def unit(one: BenchmarkSet, method: MethodName, size: Size = TEN_PROMPTS) -> UnitResult:
+    draws = whole_task(one, method, 0, size).draws
+    numbers = {
+        (prompt, index): colour(method, prompt, index)
+        for prompt, num in draws.items()
+        for index in range(num)
+    }
     records = []
     for step in (0, 20, 40):
         for picture in one.pictures:
@@ -123,6 +129,30 @@ def test_figure_one_leaves_the_place_of_a_prompt_empty_that_was_not_drawn() -> N
     assert tiles["both together"].caption == found.one.prompts[1].text
 
 
+def test_figure_one_goes_by_what_is_in_the_pictures_and_what_is_asked_for_not_by_order() -> None:
+    (found,) = (one for one in results() if one.one.name == "dev-002")
+    one = found.one
+    both_there, stranger_there, known, together = (one.prompts[number] for number in (8, 3, 7, 1))
+    other_way = replace(
+        one,
+        pictures=one.pictures[::-1],
+        prompts=(known, both_there, replace(stranger_there, kind="context"), together),
+    )
+    grid = two_pictures_grid(
+        [replace(found, one=other_way, units={"paper": unit(other_way, "paper")})], Album()
+    )
+    assert grid is not None
+    captions = dict(zip(grid.columns, (tile.caption for tile in grid.rows[0].tiles), strict=True))
+    assert captions == {
+        "picture A": "<hospital>",
+        "picture B": "<motorcycle>, <place>",
+        "own background": one.shown[0].text,
+        "A's subject there": stranger_there.text,
+        "both together": together.text,
+        "both there": both_there.text,
+    }
+
+
 def test_figure_four_has_the_papers_seven_rows() -> None:
     album = Album()
     grid = seven_rows_grid(results(), album)
@@ -175,25 +205,48 @@ def test_figure_five_shows_the_first_sets_where_figure_four_leaves_none_or_is_no
 
 def test_a_prompt_grid_shows_two_images_of_each_prompt_of_its_kind() -> None:
     album = Album()
-    grid = prompt_grid(results(), album, "k", "t", "known", lambda one: one.name == "dev-003")
+    grid = prompt_grid(results(), album, "k", "t", ("known",), lambda one: one.name == "dev-003")
     assert grid is not None
     assert near(pixels(grid, album, 0, 2), colour("paper", 2, 0))
     assert near(pixels(grid, album, 0, 5), colour("paper", 7, 1))
 
 
-def test_figure_seven_calls_concepts_without_a_drawing_style_no_drawings() -> None:
-    bare = [
-        replace(
-            found,
-            one=replace(
-                found.one, concepts=tuple(replace(concept, family=None) for concept in found.one.concepts)
-            ),
-        )
-        for found in results()
-    ]
-    (grid,) = (grid for grid in all_grids(bare, METHODS, [], Album()) if grid.key == "figure-7")
-    assert grid.title == "Fig. 7: interactions between learned concepts"
-    assert grid.note.startswith("Sets of several subjects, of one drawing style where styles are known.")
+def texts(grid: Grid) -> dict[str, list[str]]:
+    """By row, what was asked for in its images, each prompt once."""
+    return {row.label: list(dict.fromkeys(tile.caption for tile in row.tiles[2:])) for row in grid.rows}
+
+
+def named(found: list[SetResults], key: str) -> Grid | None:
+    return next((grid for grid in all_grids(found, METHODS, [], Album()) if grid.key == key), None)
+
+
+def asked(number: int, *prompts: int) -> list[str]:
+    return [benchmark().sets[number].prompts[prompt].text for prompt in prompts]
+
+
+def test_figure_seven_shows_drawings_of_one_style_with_each_other_and_then_with_known_things() -> None:
+    grid = named(results(), "figure-7")
+    assert grid is not None
+    assert texts(grid) == {"dev-003": asked(3, 1, 6, 2, 7), "dev-005": asked(5, 1, 6, 2, 7)}
+
+
+def test_figure_eight_shows_interactions_of_subjects_that_were_photographed_together() -> None:
+    grid = named(results(), "figure-8")
+    assert grid is not None
+    assert texts(grid) == {f"dev-00{number}": asked(number, 1, 6) for number in (0, 2, 3, 5)}
+
+
+def without_styles(found: SetResults) -> SetResults:
+    concepts = tuple(replace(concept, family=None) for concept in found.one.concepts)
+    return replace(found, one=replace(found.one, concepts=concepts, place_type="none"))
+
+
+def test_real_pictures_have_their_interactions_in_figure_eight_and_no_figure_seven() -> None:
+    bare = [without_styles(found) for found in results() if len(found.one.subjects) > 1]
+    assert named(bare, "figure-7") is None
+    grid = named(bare, "figure-8")
+    assert grid is not None
+    assert list(texts(grid)) == [found.one.name for found in bare][:4]
 
 
 def test_diverse_images_are_all_images_of_one_prompt() -> None:
@@ -343,6 +396,18 @@ def test_every_tile_of_every_grid_is_in_the_album() -> None:
 def test_without_our_method_no_figure_of_it_is_made(methods: tuple[MethodName, ...]) -> None:
     grids = all_grids(results(methods), methods, [], Album())
     assert not {grid.key for grid in grids} & {"figure-1", "figure-4", "figure-5", "figure-9"}
+
+
+def test_a_smoke_run_has_every_figure_and_of_the_first_all_but_one_tile() -> None:
+    found = [
+        SetResults(one, {method: unit(one, method, SMOKE) for method in METHODS}, SIDE)
+        for one in benchmark().sets[: SMOKE.sets]
+    ]
+    grids = {grid.key: grid for grid in all_grids(found, METHODS, [], Album())}
+    assert {f"figure-{number}" for number in (1, 4, 5, 6, 7, 8, 9)} <= set(grids)
+    first = grids["figure-1"]
+    empty = {first.columns[place] for place, tile in enumerate(first.rows[0].tiles) if tile.picture is None}
+    assert empty == {"both there"}
 
 
 def test_a_grid_row_never_has_more_tiles_than_column_heads() -> None:

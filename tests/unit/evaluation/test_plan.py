@@ -7,7 +7,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
-from conceptloom.evaluation.benchmark import Benchmark
+from conceptloom.evaluation.benchmark import PROMPT_KINDS, Benchmark
 from conceptloom.evaluation.methods import FINDS_ONCE, METHODS, MethodName, method_config
 from conceptloom.evaluation.plan import (
     FULL,
@@ -134,6 +134,15 @@ def test_a_unit_for_masks_takes_all_steps_of_em_and_none_of_the_joint_stage() ->
 def test_masks_that_are_found_once_are_known_before_the_first_step(method: MethodName) -> None:
     config = method_config("builtin", method, 0, mask_task(ONE, method, 0, SIZE).overrides)
     assert (config.em_steps, config.joint_steps) == (0, 0)
+
+
+def test_a_smoke_run_draws_a_prompt_of_each_kind_twice_and_our_method_again_on_one_set() -> None:
+    one = replace(ONE, prompts=ONE.prompts * 10)
+    tasks = comparison_plan(Benchmark("own", "dev", (one, replace(one, name="two"))), EVERY, SMOKE)
+    assert [task.key for task in tasks if task.key.seed] == [UnitKey("one", "paper", 1, QUICK)]
+    for task in tasks:
+        assert list(task.draws) == list(range(len(PROMPT_KINDS)))
+        assert min(task.draws.values()) == 2
 
 
 def test_every_unit_of_a_smoke_run_is_short_and_says_so() -> None:

@@ -1,5 +1,6 @@
 """From maps to masks, and averages of maps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from conceptloom.learning.e_step import (
     initial_maps,
     map_weights,
     masks_from,
+    same_things,
     signal_share,
 )
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.trainer import prepare_material
+from conceptloom.masks import Held
 from conceptloom.pictures import Picture
 
 KEY = ("em", 0, 0)
@@ -199,3 +202,35 @@ def test_a_planted_map_comes_back_as_the_planted_mask(
     truth = (planted > 0).repeat(4, axis=1).repeat(4, axis=2)
     for mask, true in zip(update.masks, truth, strict=True):
         assert (mask & true).sum() / (mask | true).sum() > 0.8
+
+
+def _same_maps() -> MeanMaps:
+    maps = np.zeros((2, 16, 16), dtype=np.float32)
+    maps[:, 3:7, 4:9] = np.array([1.0, 0.3], dtype=np.float32)[:, None, None]
+    return MeanMaps(maps, np.array([1, 1]), np.eye(256, dtype=np.float32))
+
+
+def test_two_subjects_whose_maps_are_alike_point_at_the_same_thing(
+    request_: LearnRequest, tiny_backbone: Backbone
+) -> None:
+    example = prepare_material(request_, tiny_backbone).examples[0]
+    assert same_things(example, _same_maps(), request_.config) == (("cat", "dog"),)
+
+
+def test_subjects_whose_maps_differ_point_at_different_things(
+    request_: LearnRequest, tiny_backbone: Backbone
+) -> None:
+    example = prepare_material(request_, tiny_backbone).examples[0]
+    mean = _same_maps()
+    mean.maps[1] = np.roll(mean.maps[1], 6, axis=1)
+    assert same_things(example, mean, request_.config) == ()
+
+
+def test_a_subject_with_a_hint_points_where_the_hint_says(
+    request_: LearnRequest, tiny_backbone: Backbone
+) -> None:
+    example = prepare_material(request_, tiny_backbone).examples[0]
+    is_it = np.zeros((2, 64, 64), dtype=bool)
+    is_it[0, :8, :8] = True
+    hinted = replace(example, held=Held(is_it, np.zeros_like(is_it)))
+    assert same_things(hinted, _same_maps(), request_.config) == ()

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conceptloom.masks import (
+    coinciding,
     compete,
     normalise_by_maximum,
     normalise_by_range,
@@ -116,3 +117,18 @@ def test_maps_of_another_grid_are_propagated_on_the_grid_of_the_affinity() -> No
 def test_an_affinity_of_no_square_grid_is_refused_naming_its_shape(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"\({shape[0]}, {shape[1]}\)"):
         propagate(np.ones((1, 4, 4), dtype=np.float32), np.ones(shape, dtype=np.float32), 1)
+
+
+def test_maps_coincide_by_the_correlation_that_numpy_computes() -> None:
+    maps = np.random.default_rng(3).random((4, 6, 5), dtype=np.float32)
+    maps[3] = 0.2 * maps[1] + 0.05 * maps[0] + 0.4
+    correlations = np.corrcoef(maps.reshape(4, -1))
+    for above in (-0.5, 0.0, 0.5, 0.9):
+        expected = [(k, i) for k in range(4) for i in range(k + 1, 4) if correlations[k, i] > above]
+        assert coinciding(maps, above) == expected
+
+
+def test_a_constant_map_coincides_with_nothing() -> None:
+    maps = np.ones((2, 4, 4), dtype=np.float32)
+    maps[1, 0, 0] = 2.0
+    assert coinciding(maps, 0.5) == []

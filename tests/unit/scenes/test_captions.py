@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conceptloom.scenes.captions import STYLES, SYNONYMS, Mention, article, caption, phrase, vocabulary
+from conceptloom.scenes.captions import (
+    OVERLAPPING,
+    STYLES,
+    SYNONYMS,
+    Mention,
+    article,
+    caption,
+    phrase,
+    vocabulary,
+)
 
 CAT = Mention("cat", "animal", "noto")
 CAR = Mention("car", "vehicle", "twemoji")
@@ -70,6 +79,51 @@ def test_a_named_relation_keeps_its_subject_first() -> None:
     told = [text for text in captions(2000) if "riding" in text]
     first = [text.split("riding")[0] for text in told]
     assert all(any(word in text for word in ("cat", "kitty", "animal")) for text in first)
+
+
+@pytest.mark.parametrize("relation", OVERLAPPING)
+def test_a_clear_caption_of_two_tells_how_one_hides_the_other(relation: str) -> None:
+    texts = [
+        caption([CAT, CAR], relation, "beach", np.random.default_rng(seed), loose=False, clear=True)
+        for seed in range(500)
+    ]
+    assert all(f" {relation} " in text for text in texts if text)
+
+
+def test_a_clear_caption_of_two_apart_leaves_their_relation_out_in_thirty_percent() -> None:
+    texts = [
+        caption([CAT, CAR], "left of", "beach", np.random.default_rng(seed), loose=False, clear=True)
+        for seed in range(3000)
+    ]
+    told = share([text for text in texts if text], lambda text: " left of " in text)
+    assert told == pytest.approx(0.70, abs=0.03)
+
+
+def test_a_clear_caption_of_one_ends_with_its_style_in_twenty_percent() -> None:
+    told = Mention("cat", "animal", "noto", style_is_told=True)
+    texts = [caption([told], None, "beach", np.random.default_rng(seed), clear=True) for seed in range(3000)]
+    said = [text for text in texts if text]
+    assert all(text.split().count("noto") == 1 for text in said)
+    assert share(said, lambda text: text.endswith("in noto style")) == pytest.approx(0.20, abs=0.03)
+
+
+def test_a_place_goes_without_article_in_thirty_percent_of_clear_captions() -> None:
+    texts = [
+        caption([CAT], None, "beach", np.random.default_rng(seed), loose=False, clear=True)
+        for seed in range(3000)
+    ]
+    placed = [text for text in texts if "beach" in text and "background" not in text]
+    bare = share(placed, lambda text: "a beach" not in text and "the beach" not in text)
+    assert bare == pytest.approx(0.30, abs=0.03)
+
+
+def test_a_synonym_replaces_the_noun_in_eight_percent_with_and_without_class_words() -> None:
+    for with_class_words in (True, False):
+        phrases = [
+            phrase(CAT, np.random.default_rng(seed), with_class_words=with_class_words)
+            for seed in range(4000)
+        ]
+        assert share(phrases, lambda text: "kitty" in text) == pytest.approx(0.08, abs=0.015)
 
 
 def test_vowels_take_an() -> None:
