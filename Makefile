@@ -72,8 +72,7 @@ figures: $(EVALUATE_STAMP)
 		$(BIN)/conceptloom evaluate --redraw --out "$$(dirname "$$report")" || exit 1; \
 	done
 
-# Goes on from the runs that are kept beside the reports; in float32, as they are. Masks alone first: their report is there
-# in hours, and the whole one is of the same runs and more.
+# Goes on from the runs that are kept beside the reports; in float32, as they are. Masks alone first: theirs is there in hours.
 evidence: $(EVALUATE_STAMP)
 	mkdir -p $(EVIDENCE) docs/evidence/builtin-3-masks docs/evidence/builtin-dev
 	for runs in docs/evidence/runs/*.tar.xz; do tar -C $(EVIDENCE) --skip-old-files -xJf "$$runs" || exit 1; done
