@@ -96,7 +96,7 @@ def metric_table(judged: Judged, methods: Sequence[str], results: Iterable[UnitR
     real = (
         "other pictures composed of the same drawings, judged as if generated"
         if judged.composed
-        else "the sets' own pictures, judged as if generated, against themselves where a concept is in no other"
+        else "the sets' own pictures, judged as if generated, each against the others alone where they show a concept"
     )
     return Table(
         key="images",
