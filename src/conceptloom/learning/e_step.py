@@ -220,8 +220,8 @@ def same_things(example: LearningExample, mean: MeanMaps, config: LearnConfig) -
         return ()
     free = [k for k, concept in enumerate(example.concepts) if concept.kind == "subject"]
     if example.held is not None:
-        known = np.logical_or(example.held.is_it, example.held.is_not).any(axis=(1, 2))
-        free = [k for k in free if not known[k]]
+        known = example.held.is_it | example.held.is_not
+        free = [k for k in free if not known[k].any()]
     maps = propagate(mean.maps, mean.affinity, config.propagation_steps)
     names = [example.concepts[k].name for k in free]
     return tuple((names[one], names[other]) for one, other in coinciding(maps[free], SAME_THING))
