@@ -180,6 +180,13 @@ def test_em_raises_mask_iou(schedule: dict[str, object], tmp_path: Path) -> None
     assert course[-1] > course[0] + 0.15
 
 
+def test_em_raises_the_better_first_masks_of_refined_too(tmp_path: Path) -> None:
+    # This backbone has no self-attention to go along.
+    course = ious(*learn(tmp_path / "run", method="refined", tau=0.6, propagation_steps=0))
+    assert course[0] < 0.85
+    assert course[-1] > course[0] + 0.08
+
+
 def test_fixed_masks_stay_as_they_started(tmp_path: Path) -> None:
     events, truth = learn(tmp_path / "run", method="fixed")
     assert len(ious(events, truth)) == 1
