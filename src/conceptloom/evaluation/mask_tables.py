@@ -100,6 +100,7 @@ def split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, methods: Seq
         " rows of backgrounds.",
         columns=(*methods, "masks", "resampled"),
         rows=tuple(rows),
+        folded=True,
     )
 
 
@@ -153,6 +154,7 @@ def change_split_table(scored: Sequence[ScoredMask], benchmark: Benchmark, metho
         " noun. Subjects alone, but for the rows of backgrounds.",
         columns=tuple(compared),
         rows=tuple(rows),
+        folded=True,
     )
 
 

@@ -276,7 +276,7 @@ table{border-collapse:collapse}
 .data th,.data td{padding:7px 14px;border-top:1px solid var(--line);vertical-align:top}
 .data thead th,.data thead td{border-top:0;border-bottom:1px solid #b9bcc4;color:var(--soft);vertical-align:bottom}
 .data thead th{font-weight:600}
-.data tbody th{text-align:left;font-weight:400}
+.data tbody th{text-align:left;font-weight:400;min-width:11em}
 .data .first>*{border-top-color:#b9bcc4}
 .number,.interval{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.text{text-align:left}
 .data b{font-weight:650}
