@@ -77,7 +77,7 @@ def compete(evidence: FloatArray) -> FloatArray:
 
 def coinciding(maps: FloatArray, above: float) -> list[tuple[int, int]]:
     """Pairs of maps (K, h, w) whose correlation over cells is larger than `above`, -1..1; constant maps have none."""
-    flat = maps.reshape(len(maps), -1) - maps.mean(axis=(1, 2))[:, None]
+    flat = (maps - maps.mean(axis=(1, 2), keepdims=True)).reshape(len(maps), maps.shape[1] * maps.shape[2])
     norms = np.linalg.norm(flat, axis=1)
     unit = flat / np.where(norms > 0, norms, 1)[:, None]
     correlations = unit @ unit.T

@@ -128,6 +128,11 @@ def test_maps_coincide_by_the_correlation_that_numpy_computes() -> None:
         assert coinciding(maps, above) == expected
 
 
+def test_no_map_and_one_map_coincide_with_nothing() -> None:
+    maps = np.random.default_rng(0).random((1, 4, 4), dtype=np.float32)
+    assert coinciding(maps[:0], 0.5) == coinciding(maps, 0.5) == []
+
+
 def test_a_constant_map_coincides_with_nothing() -> None:
     maps = np.ones((2, 4, 4), dtype=np.float32)
     maps[1, 0, 0] = 2.0
