@@ -80,14 +80,18 @@ def _has_shape(plan: BuildPlan, folder: Path) -> bool:
     path = folder / "conceptloom.json"
     if not path.is_file():
         return False
-    meta = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        autoencoder, denoiser = dict(meta["autoencoder"]), dict(meta["denoiser"])
+    except (ValueError, TypeError, LookupError):
+        return False
     planned = json.loads(
         json.dumps({"autoencoder": asdict(plan.autoencoder), "denoiser": asdict(plan.denoiser)})
     )
     shape = ("channels", "layers_per_block", "head_width", "text", "log_snr_shift")
     return bool(
-        meta["autoencoder"] == planned["autoencoder"]
-        and all(meta["denoiser"][key] == planned["denoiser"][key] for key in shape)
+        autoencoder == planned["autoencoder"]
+        and all(denoiser.get(key) == planned["denoiser"][key] for key in shape)
     )
 
 

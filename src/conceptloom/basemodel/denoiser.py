@@ -337,9 +337,9 @@ def train_denoiser(
     """Train U-Net and text encoder until ``until_samples`` pictures or ``seconds``; resume from ``folder``.
 
     ``seen`` counts the pictures that the denoiser's weights have seen when there is no state on disk; if there are any
-    the rates are ``going_on`` times as high. The networks
-    run in ``dtype``, in ``threads`` that share each batch. With ``anneal`` the rates fall linearly towards nothing over
-    ``seconds``, from where an annealing that was stopped had them.
+    the rates are ``going_on`` times as high. The networks run in ``dtype``, in ``threads`` that share each batch. With
+    ``anneal`` the rates fall linearly towards nothing over ``seconds``, from where an annealing that was stopped had
+    them.
     """
     modules = denoiser.modules().train()
     # Explicit attention is faster to train in bfloat16, SDPA in float32 (docs/LOG.md).

@@ -559,6 +559,15 @@ def test_training_does_not_begin_with_a_model_of_another_autoencoder(tmp_path: P
         require_start(BuildPlan(), other)
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"autoencoder": 1, "denoiser": 2}'])
+def test_training_does_not_begin_with_a_model_that_does_not_say_what_it_is(tmp_path: Path, text: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shipped_folder() / "vae", other / "vae")
+    (other / "conceptloom.json").write_text(text)
+    with pytest.raises(DataError, match="no version of the built-in model"):
+        require_start(BuildPlan(), other)
+
+
 def test_the_averaged_weights_are_what_is_loaded(tmp_path: Path, stream: SceneStream) -> None:
     autoencoder = build_autoencoder(SMALL_AE).eval().requires_grad_(False)
     denoiser = small_denoiser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,16 @@ def test_a_segment_has_its_pictures_size_and_a_confidence_within_0_and_1(tiny_ba
     for one in found:
         assert one.mask.shape == (70, 90)
         assert 0.0 <= one.confidence <= 1.0
+
+
+def test_segments_of_words_that_point_at_one_thing_name_one_another(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("conceptloom.learning.segment")
+    monkeypatch.setattr(module, "same_things", lambda *_: (("cat", "dog"),))
+    found = segment([_picture()], WORDS, base_model=tiny_backbone, config=FEW)
+    named = {one.concept: one.coincides_with for one in found}
+    assert named == {"cat": ("dog",), "dog": ("cat",), "beach": ()}
 
 
 def test_segmenting_twice_gives_the_same_masks_and_another_seed_another_confidence(
