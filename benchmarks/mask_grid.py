@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from dev_scenes import ConceptScene, ResultLog, fresh_folder, two_subject_scene
 from numpy.typing import NDArray
-from tune_rates import learned
 
 from conceptloom.backbone import Backbone, family_of, load_backbone
-from conceptloom.learning import CRFSettings, build_request, resolve_config
+from conceptloom.learning import CRFSettings, Finished, build_request, resolve_config, run
 from conceptloom.learning.e_step import initial_maps
 from conceptloom.learning.initialise import starting_rows
 from conceptloom.learning.trainer import prepare_material
@@ -48,7 +47,11 @@ def layer_maps(
     if after_em is None:
         rows = starting_rows(backbone, request.concepts, config, request.start)
     else:
-        rows = learned(backbone, scene, {"method": "paper", "train": "tokens"}, None, after_em).rows()
+        quiet = {"preview_every": 0, "checkpoint_every": 1_000_000}
+        paper = resolve_config(family_of(backbone.version), {"method": "paper", "train": "tokens", **quiet})
+        *_, last = run(replace(request, config=paper), backbone, after_em)
+        assert isinstance(last, Finished)
+        rows = last.concept_set.rows()
     return {
         name: initial_maps(replace(material, map_layers=frozenset({name})), rows, 0, config).maps
         for name in sorted(material.map_layers)
