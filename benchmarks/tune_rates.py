@@ -128,20 +128,19 @@ def print_table(benchmark: Benchmark, out: Path, runs: list[tuple[MethodName, st
     units = {
         (run_, one.name): load_unit(key, out)
         for run_ in runs
-        for one in benchmark.sets
+        for one in benchmark.sets[FIRST_SET:]
         if has_unit(key := UnitKey(one.name, run_[0], 0, run_[1]), out)
     }
-    done = [one for one in benchmark.sets if all((run_, one.name) in units for run_ in runs)]
+    done = [one for one in benchmark.sets[FIRST_SET:] if all((run_, one.name) in units for run_ in runs)]
     if len(done) < 2:
         raise SystemExit("fewer than two sets have all of these runs")
-    common = Benchmark(benchmark.name, benchmark.split, tuple(done))
-    bench = set_up_judge(common)
+    bench = set_up_judge(benchmark)
     scores: dict[tuple[MethodName, str], list[ImageScore]] = defaultdict(list)
     for run_ in runs:
         for one in done:
             unit = units[run_, one.name]
             scores[run_] += score_images(one, unit, one.prompts, bench.found[one.name], bench.judge)
-    print(f"{len(done)} sets; real pictures, and another set's subjects:")
+    print(f"{len(done)} sets; of all sets up to the last of them, real pictures and another set's subjects:")
     for name, row in image_rows(bench.sanity, lambda score, _: score.method).items():
         print(
             f"  {name:<14}", *(f"{what} {row[what].mean.value:.3f}" for what in TOLD if what in row), sep="  "
@@ -164,7 +163,7 @@ def print_table(benchmark: Benchmark, out: Path, runs: list[tuple[MethodName, st
 
 def print_sheets(benchmark: Benchmark, out: Path, runs: list[tuple[MethodName, str]], folder: Path) -> None:
     """A sheet a set: its pictures, then a row of its prompts' first images for each run."""
-    for one in benchmark.sets:
+    for one in benchmark.sets[FIRST_SET:]:
         keys = [UnitKey(one.name, method, 0, variant) for method, variant in runs]
         if not all(has_unit(key, out) for key in keys):
             continue
@@ -199,14 +198,13 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="Also draw the images (webp) into this folder.")
     arguments = parser.parse_args()
     tokens, joints = options(arguments.tokens or ["preset={}"]), options(arguments.joint)
-    sets = builtin_benchmark("dev", FIRST_SET + arguments.sets).sets[FIRST_SET:]
-    benchmark = Benchmark("builtin", "dev", sets)
+    benchmark = builtin_benchmark("dev", FIRST_SET + arguments.sets)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if not arguments.table:
         backbone = load_backbone(arguments.model, device="cpu", dtype=arguments.dtype)
         part, parts = (int(number) for number in arguments.only.split("/"))
-        for one in sets[part - 1 :: parts]:
+        for one in benchmark.sets[FIRST_SET:][part - 1 :: parts]:
             fill(backbone, one, arguments.method, tokens, joints, arguments.prompts, arguments.out)
     else:
         runs = [(arguments.method, f"{name}-{joint}") for name in tokens for joint in (*joints, "none")]

@@ -24,7 +24,7 @@ SHOWN_PROMPT = 1
 """Number of the prompt that is drawn more often, for the figure of diverse images: an interaction."""
 
 # Plain dictionaries: tasks are sent to other processes.
-_SMOKE: Mapping[str, Any] = {"em_steps": 60, "joint_steps": 20, "prior_images": 2}
+_SMOKE: Mapping[str, Any] = {"em_steps": 40, "joint_steps": 6, "prior_images": 2}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ STUDIES: Mapping[str, Size] = {
 the paper's 120 concepts; two share a scene's 20 prompts.
 """
 SMOKE = Size(
-    sets=4, seeds=1, image_sets=4, margin_sets=1, prompts=len(PROMPT_KINDS), images=2, shown=4, smoke=True
+    sets=4, seeds=1, image_sets=4, margin_sets=1, prompts=len(PROMPT_KINDS), images=2, shown=3, smoke=True
 )
 """The least that has something for every figure and table: a prompt of each kind, two images of it, one set twice."""
 
