@@ -115,7 +115,7 @@ def test_a_row_changes_its_switch_and_no_other() -> None:
 def test_a_smoke_run_of_the_parts_is_short() -> None:
     for task in parts_plan(benchmark(), SMOKE):
         config = method_config("builtin", "paper", 0, task.overrides)
-        assert (config.em_steps, config.joint_steps <= 20) == (60, True)
+        assert (config.em_steps, config.joint_steps <= 6) == (40, True)
 
 
 def test_a_run_that_stops_after_stage_three_has_the_masks_of_one_that_goes_on(
