@@ -19,7 +19,7 @@ from conceptloom.cli import build_app
 from conceptloom.cli.evaluate import command_line, time_lines
 from conceptloom.cli.learn import duration
 from conceptloom.errors import ConfigError, DataError, RunError
-from conceptloom.evaluation import api, image_findings, study_bundle
+from conceptloom.evaluation import api, calibration, image_findings, study_bundle
 from conceptloom.evaluation.api import (
     DEFAULT_METHODS,
     FORCED_CHOICE,
@@ -504,8 +504,9 @@ def drawings(
     """An evaluation of two sets of the built-in benchmark by the examiner, calibrated on as few."""
     monkeypatch.setattr(api, "FULL", Size(sets=2, seeds=1, image_sets=2, prompts=2, images=1, shown=1))
     monkeypatch.setattr(api, "SMOKE", Size(2, 1, 2, prompts=2, images=1, shown=1, smoke=True))
-    monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 2)
+    monkeypatch.setattr(calibration, "CALIBRATION_SETS", 2)
     monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 1)
+    monkeypatch.setattr(calibration, "CALIBRATION_PROMPTS", 1)
     monkeypatch.chdir(tmp_path)  # uses of test are not this checkout's
     base = BaseModel(str(tiny_folder), "cpu", "float32")
 

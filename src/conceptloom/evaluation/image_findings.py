@@ -7,21 +7,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
 from conceptloom.errors import DataError
 from conceptloom.evaluation.benchmark import Benchmark
-from conceptloom.evaluation.builtin_sets import builtin_benchmark
+from conceptloom.evaluation.calibration import (
+    CALIBRATION_PROMPTS,
+    calibrate,
+    calibrate_on_dev,
+    shipped_calibration,
+)
 from conceptloom.evaluation.image_references import References, prototypes, references
 from conceptloom.evaluation.image_rows import image_rows
 from conceptloom.evaluation.image_sanity import (
     REAL,
-    WRONG,
-    Answers,
     composed,
     identities,
     own_pictures,
-    presence_threshold,
     sanity_scores,
 )
 from conceptloom.evaluation.image_scores import ImageScore, score_images
@@ -40,8 +41,6 @@ from conceptloom.judges.networks import DESCRIPTION, WEIGHTS
 EXAMINER: JudgeName = "examiner"
 PART_METRICS = ("identity", "overall")
 """Columns of images in table "Parts"."""
-CALIBRATION_SETS = 20
-CALIBRATION_PROMPTS = 10
 SPOILED = ("fused", "swirled", "crossfaded")
 """Kinds of damage by which learned concepts that mix look spoiled (`basemodel.damage`)."""
 REAL_PICTURES = 2
@@ -107,12 +106,14 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     known = prototypes(benchmark, found)
     answers = composed(benchmark, CALIBRATION_PROMPTS, REAL_PICTURES) if drawings else own_pictures(benchmark)
     judge = ImageJudge(looker, features, known, 0.0, 1.0)
-    if drawings:
-        judge = _calibrated_on_dev(judge, benchmark.sets[0].pictures[0].size[0])
-    else:
-        judge = _calibrated(judge, benchmark, answers, found)
-    sanity = tuple(sanity_scores(benchmark, answers, found, judge))
     fingerprint = judge_fingerprint(benchmark, name, folder)
+    if drawings:
+        side_px = benchmark.sets[0].pictures[0].size[0]
+        fixed = shipped_calibration(fingerprint, side_px) or calibrate_on_dev(judge, side_px)
+    else:
+        fixed = calibrate(judge, benchmark, answers, found)
+    judge = replace(judge, present_from=fixed.present_from, usual_identity=fixed.usual_identity)
+    sanity = tuple(sanity_scores(benchmark, answers, found, judge))
     unknown = _unknown_rates(_detector_folder(name, folder)) if drawings else {}
     return Bench(name, fingerprint, judge, found, sanity, drawings, unknown)
 
@@ -200,22 +201,3 @@ def _unknown_rates(folder: Path) -> dict[str, float]:
         return {kind: float(told[kind]["mean"]) for kind in SPOILED}
     except (OSError, ValueError, LookupError, TypeError):
         return {}  # a judge of one's own need not have been measured so
-
-
-def _calibrated_on_dev(judge: ImageJudge, side_px: int) -> ImageJudge:
-    dev = builtin_benchmark("dev", CALIBRATION_SETS, side_px=side_px)
-    found = {one.name: references(one, judge.features, greyed=True) for one in dev.sets}
-    of_dev = replace(judge, prototypes=prototypes(dev, found))
-    calibrated = _calibrated(of_dev, dev, composed(dev, CALIBRATION_PROMPTS, 1), found)
-    return replace(calibrated, prototypes=judge.prototypes)
-
-
-def _calibrated(
-    judge: ImageJudge, benchmark: Benchmark, answers: Mapping[str, Answers], found: Mapping[str, References]
-) -> ImageJudge:
-    scores = sanity_scores(benchmark, answers, found, judge)
-    real, wrong = identities(scores, REAL), identities(scores, WRONG)
-    if not real:
-        real = identities(sanity_scores(benchmark, answers, found, judge, with_itself=True), REAL)
-    threshold = presence_threshold(real, wrong)
-    return replace(judge, present_from=threshold, usual_identity=median(real))

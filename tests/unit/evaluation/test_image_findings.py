@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conceptloom.errors import DataError
-from conceptloom.evaluation import image_findings
+from conceptloom.evaluation import calibration, image_findings
 from conceptloom.evaluation.benchmark import Benchmark, BenchmarkSet, TestPrompt, TrueConcept
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_findings import (
@@ -63,7 +63,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(folder: Path) -> Bench:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_findings, "CALIBRATION_PROMPTS", 2)
-        patch.setattr(image_findings, "CALIBRATION_SETS", 3)
+        patch.setattr(calibration, "CALIBRATION_PROMPTS", 2)
+        patch.setattr(calibration, "CALIBRATION_SETS", 3)
         return set_up_judge(BENCHMARK, "examiner", folder)
 
 
@@ -146,7 +147,8 @@ def test_presence_on_test_is_what_it_is_on_dev(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 2)
-    monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 3)
+    monkeypatch.setattr(calibration, "CALIBRATION_PROMPTS", 2)
+    monkeypatch.setattr(calibration, "CALIBRATION_SETS", 3)
     found = set_up_judge(builtin_benchmark("test", 2), "examiner", folder)
     assert found.judge.present_from == bench.judge.present_from
     own = presence_threshold(identities(found.sanity, REAL), identities(found.sanity, WRONG))
@@ -159,7 +161,8 @@ def test_features_that_detect_nothing_borrow_the_examiners_eyes_and_are_known_by
 ) -> None:
     asked = []
     monkeypatch.setattr(image_findings, "CALIBRATION_PROMPTS", 1)
-    monkeypatch.setattr(image_findings, "CALIBRATION_SETS", 2)
+    monkeypatch.setattr(calibration, "CALIBRATION_PROMPTS", 1)
+    monkeypatch.setattr(calibration, "CALIBRATION_SETS", 2)
     monkeypatch.setattr(image_findings, "load_feature_judge", lambda name, where: ColourFeatures())
     monkeypatch.setattr(
         image_findings, "load_judge", lambda name: asked.append(name) or Judge(*load_network(folder))
