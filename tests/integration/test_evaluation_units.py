@@ -136,6 +136,19 @@ def test_a_run_whose_loss_does_not_stay_finite_is_kept_with_its_reason_and_done(
     assert not scratch.exists()
 
 
+def test_a_black_image_is_what_a_method_drew_and_ends_nothing(
+    one: BenchmarkSet, tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = tiny_backbone.size
+    monkeypatch.setattr(
+        tiny_backbone, "decode", lambda latents: np.zeros((len(latents), side, side, 3), np.uint8)
+    )
+    key, overrides = UnitKey("one", "fixed", 0), {**quick("fixed"), "train": "tokens"}
+    *_, last = run_unit(key, one, tiny_backbone, tmp_path / "scratch", draws={0: 2}, overrides=overrides)
+    assert isinstance(last, UnitResult)
+    assert [int(pixels.max()) for pixels in last.images.values()] == [0, 0]
+
+
 def test_a_damaged_unit_is_told_with_what_to_do(
     one: BenchmarkSet, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:

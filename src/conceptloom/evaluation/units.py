@@ -108,8 +108,8 @@ def run_unit(
 ) -> Iterator[Progress | UnitResult]:
     """Learn `one` by the key's method and draw images of its prompts; ends with the `UnitResult`.
 
-    A run whose loss does not stay finite leaves a unit that says so: that is what the method gives on the set, and
-    running it again would give the same.
+    A run whose loss does not stay finite leaves a unit that says so, and a blank image is kept as a black one: that is
+    what the method gives on the set, and running it again would give the same.
 
     Args:
         key: which unit.
@@ -159,7 +159,9 @@ def run_unit(
         (prompt, index): image.pixels
         for prompt, num in draws.items()
         for index, image in enumerate(
-            generate_images(backbone, concept_set, [one.prompt(prompt).text], num=num, seed=key.seed)
+            generate_images(
+                backbone, concept_set, [one.prompt(prompt).text], num=num, seed=key.seed, keep_blank=True
+            )
         )
     }
     seconds = {"learn": learned - begun, "draw": time.perf_counter() - learned}

@@ -64,6 +64,7 @@ def generate_images(
     seed: int = 0,
     settings: SampleSettings | None = None,
     on_step: OnStep | None = None,
+    keep_blank: bool = False,
 ) -> Iterator[GeneratedImage]:
     """Draw `num` images of each prompt, prompt by prompt, and yield each one when its batch is done.
 
@@ -79,12 +80,14 @@ def generate_images(
         seed: of all noise.
         settings: None takes the defaults of the model's family.
         on_step: progress; an exception it raises stops the loop and leaves nothing behind.
+        keep_blank: yield an image without finite values as a black one, and a black one, for whoever measures what a
+            set draws.
 
     Raises:
         PromptError: a prompt that names no concept or an unknown one, or has one cut off by the token limit.
         ConceptSetError: the set belongs to another base model.
         ConfigError: no images asked for, a negative seed, more steps than the model has.
-        DeviceError: (while drawing) out of memory, or an image without finite values.
+        DeviceError: (while drawing) out of memory, or, without `keep_blank`, an image without finite values or black.
     """
     settings = settings or resolve_settings(backbone.version)
     check_request(concept_set, prompts, num, seed)
@@ -94,7 +97,7 @@ def generate_images(
     texts = [tokenize(backbone, prompt, placeholders) for prompt in prompts]
     refuse_stray_brackets(settings.negative_prompt, ", ".join(placeholders))
     negative = tokenize(backbone, settings.negative_prompt, placeholders)
-    return _drawn(backbone, concept_set, prompts, texts, negative, num, seed, settings, on_step)
+    return _drawn(backbone, concept_set, prompts, texts, negative, num, seed, settings, on_step, keep_blank)
 
 
 def check_request(concept_set: ConceptSet, prompts: Sequence[str], num: int, seed: int) -> None:
@@ -119,6 +122,7 @@ def _drawn(
     seed: int,
     settings: SampleSettings,
     on_step: OnStep | None,
+    keep_blank: bool,
 ) -> Iterator[GeneratedImage]:
     shared = _shared_provenance(backbone, concept_set, settings)
     total = len(prompts) * num
@@ -137,7 +141,9 @@ def _drawn(
         finite = latents.isfinite().flatten(1).all(dim=1).tolist()
         for (prompt, index), pixels, is_finite in zip(places, pictures, finite, strict=True):
             if not is_finite or not pixels.any():
-                raise DeviceError(_blank_message(index, seed, backbone.dtype, is_finite))
+                if not keep_blank:
+                    raise DeviceError(_blank_message(index, seed, backbone.dtype, is_finite))
+                pixels = np.zeros_like(pixels)
             own = {"prompt": prompts[prompt], "seed": seed, "index": index}
             yield GeneratedImage(pixels, prompts[prompt], seed, index, {**own, **shared})
 

@@ -301,6 +301,20 @@ def test_a_black_image_is_reported(
         draw(tiny_backbone, concepts)
 
 
+def test_whoever_measures_keeps_an_image_without_finite_values_as_a_black_one(
+    tiny_backbone: Backbone,
+    concepts: ConceptSet,
+    spoil_latents: Callable[[int, float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoil_latents(1, float("nan"))
+    monkeypatch.setattr(
+        tiny_backbone, "decode", lambda latents: np.full((len(latents), 64, 64, 3), 128, np.uint8)
+    )
+    images = generate_images(tiny_backbone, concepts, [PROMPT], num=3, settings=SETTINGS, keep_blank=True)
+    assert [int(image.pixels.max()) for image in images] == [128, 0, 128]
+
+
 @pytest.mark.parametrize("while_", ["sampling", "decoding"])
 def test_running_out_of_memory_is_one_line_that_names_the_batch(
     while_: str, tiny_backbone: Backbone, concepts: ConceptSet, monkeypatch: pytest.MonkeyPatch
