@@ -465,6 +465,8 @@ def test_a_whole_evaluation_goes_on_in_the_folder_of_masks_alone(job: Callable[.
     learned_again = {(name, *run) for name in ("garden", "yard") for run in drawing}
     assert runs(whole.missing) & runs(masks.tasks) == learned_again
     assert runs(whole.tasks) - runs(whole.missing) == runs(masks.tasks) - learned_again
+    told = {(unit.key.set, unit.key.method, unit.key.seed) for unit in whole.results()}
+    assert told == runs(masks.tasks), "masks count before their runs draw"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ from conceptloom.evaluation.methods import (
     our_method,
 )
 from conceptloom.evaluation.parts import PartRow, parts_plan, parts_table
-from conceptloom.evaluation.plan import FULL, SMOKE, STUDIES, Size, Task, comparison_plan
+from conceptloom.evaluation.plan import FULL, MASKS, SMOKE, STUDIES, Size, Task, comparison_plan
 from conceptloom.evaluation.protocols import PROTOCOLS, Method
 from conceptloom.evaluation.report import Report
 from conceptloom.evaluation.runner import BaseModel, UnitDone, missing_tasks, run_tasks
@@ -163,10 +163,10 @@ class EvaluationJob:
         return run_tasks(self.tasks, self.benchmark, self.base, self.units, workers)
 
     def results(self) -> tuple[UnitResult, ...]:
-        """The comparison's finished units."""
-        return tuple(
-            load_unit(task.key, self.units) for task in self.comparison if has_unit(task.key, self.units)
-        )
+        """The comparison's finished units; for one that is still to draw, the one of its masks alone where that is done."""
+        keys = [(task.key, replace(task.key, variant=MASKS)) for task in self.comparison]
+        done = [next((key for key in either if has_unit(key, self.units)), None) for either in keys]
+        return tuple(load_unit(key, self.units) for key in done if key is not None)
 
     def report(self, facts: Mapping[str, str]) -> Report:
         """What the finished units show; a neutral margin that they measure on dev is left in `out`.
