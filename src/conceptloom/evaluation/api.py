@@ -163,7 +163,7 @@ class EvaluationJob:
         return run_tasks(self.tasks, self.benchmark, self.base, self.units, workers)
 
     def results(self) -> tuple[UnitResult, ...]:
-        """The comparison's finished units; for one that is still to draw, the one of its masks alone where that is done."""
+        """The comparison's finished units; in place of one still to draw, that of its masks alone where it is done."""
         keys = [(task.key, replace(task.key, variant=MASKS)) for task in self.comparison]
         done = [next((key for key in either if has_unit(key, self.units)), None) for either in keys]
         return tuple(load_unit(key, self.units) for key in done if key is not None)
