@@ -102,6 +102,7 @@ PLANS: dict[JudgeName, JudgeConfig] = {
         NetworkConfig("separable", widths=(48, 112, 224), depths=(1, 2, 3)),
         augmentations=("noise", "hue", "tone", "bleed"),
         seed=23,
+        damaged_share=0.3,
     ),
 }
 
