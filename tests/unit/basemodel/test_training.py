@@ -250,6 +250,21 @@ def test_rates_scale_from_their_base_and_not_from_each_other() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 5e-4])
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 2, 3, 3)])
+def test_a_step_goes_along_the_gradients_polar_factor_to_float32s_precision(shape: tuple[int, ...]) -> None:
+    module = nn.ParameterList([torch.zeros(shape)])
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    module[0].grad = gradient.clone()
+    build_optimizer(module, 0.02, 1e-3, 0.0).step()
+    x = gradient.flatten(1).double()
+    x /= x.norm()
+    for _ in range(5):  # Newton-Schulz as Jordan et al. (2024) write it
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    moved = -module[0].detach().flatten(1).double()
+    assert torch.allclose(moved / moved.norm(), x / x.norm(), atol=2e-5)
+
+
 def test_a_saved_state_comes_back_whole(tmp_path: Path) -> None:
     module = nn.Linear(3, 3)
     optimizer = build_optimizer(module, 0.02, 1e-3, 0.0)
