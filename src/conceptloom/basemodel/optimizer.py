@@ -22,7 +22,7 @@ class Float32Muon(Muon):
         By Gram matrices, so that wide kernels cost half the time (docs/LOG.md), and all in one product.
         """
         matrices = [update.flatten(1) for update in updates]
-        upright = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+        is_tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
         polar = partial(
             zero_power_via_gram_newton_schulz,
             num_steps=group["ns_steps"],
@@ -30,8 +30,10 @@ class Float32Muon(Muon):
             dtype=torch.float32,
             reset_steps=group["ns_reset_steps"],
         )
-        found = polar(torch.stack([m.mT if tall else m for m, tall in zip(matrices, upright, strict=True)]))
-        return [one.mT if tall else one for one, tall in zip(found.unbind(), upright, strict=True)]
+        found = polar(
+            torch.stack([one.mT if tall else one for one, tall in zip(matrices, is_tall, strict=True)])
+        )
+        return [one.mT if tall else one for one, tall in zip(found.unbind(), is_tall, strict=True)]
 
 
 def build_optimizer(

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from statistics import median
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from conceptloom.errors import DataError
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.image_references import References, prototypes, references
@@ -27,6 +24,7 @@ from conceptloom.evaluation.image_sanity import (
     sanity_scores,
 )
 from conceptloom.evaluation.image_view import ImageJudge
+from conceptloom.evaluation.shipped import shipped_entry
 
 CALIBRATION_SETS = 20
 CALIBRATION_PROMPTS = 10
@@ -82,10 +80,6 @@ def shipped_calibration(fingerprint: str, side_px: int) -> Calibration | None:
     Raises:
         DataError: the shipped file is damaged.
     """
-    path = Path(str(files("conceptloom") / "data" / "judges" / CALIBRATIONS))
-    if not path.is_file():
-        return None
-    try:
-        return _FILE.validate_json(path.read_bytes()).get(f"{fingerprint}/{side_px}")
-    except (OSError, ValidationError):
-        raise DataError(f"the shipped {CALIBRATIONS} is damaged: reinstall conceptloom") from None
+    return shipped_entry(
+        CALIBRATIONS, f"{fingerprint}/{side_px}", lambda path: _FILE.validate_json(path.read_bytes())
+    )

@@ -109,10 +109,10 @@ def set_up_judge(benchmark: Benchmark, name: str = EXAMINER, folder: str | Path 
     fingerprint = judge_fingerprint(benchmark, name, folder)
     if drawings:
         side_px = benchmark.sets[0].pictures[0].size[0]
-        fixed = shipped_calibration(fingerprint, side_px) or calibrate_on_dev(judge, side_px)
+        calibration = shipped_calibration(fingerprint, side_px) or calibrate_on_dev(judge, side_px)
     else:
-        fixed = calibrate(judge, benchmark, answers, found)
-    judge = replace(judge, present_from=fixed.present_from, usual_identity=fixed.usual_identity)
+        calibration = calibrate(judge, benchmark, answers, found)
+    judge = replace(judge, **calibration.model_dump())
     sanity = tuple(sanity_scores(benchmark, answers, found, judge))
     unknown = _unknown_rates(_detector_folder(name, folder)) if drawings else {}
     return Bench(name, fingerprint, judge, found, sanity, drawings, unknown)

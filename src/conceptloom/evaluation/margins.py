@@ -6,7 +6,6 @@ A file holds a margin for each judge and base model, by `margin_key`, and what i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from conceptloom.errors import ConfigError, DataError
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.forced_choice import Trial, neutral_margin
+from conceptloom.evaluation.shipped import shipped_entry
 from conceptloom.runs import write_json_atomic
 
 MARGINS = "margins.json"
@@ -90,13 +90,7 @@ def shipped_margin(key: str) -> Margin | None:
     Raises:
         DataError: the shipped file is damaged.
     """
-    path = Path(str(files("conceptloom") / "data" / "judges" / MARGINS))
-    if not path.is_file():
-        return None
-    try:
-        return _read(path).get(key)
-    except (OSError, ValueError):
-        raise DataError(f"the shipped {MARGINS} is damaged: reinstall conceptloom") from None
+    return shipped_entry(MARGINS, key, _read)
 
 
 def load_margin(key: str, path: Path) -> Margin:

@@ -80,8 +80,7 @@ def generate_images(
         seed: of all noise.
         settings: None takes the defaults of the model's family.
         on_step: progress; an exception it raises stops the loop and leaves nothing behind.
-        keep_blank: yield an image without finite values as a black one, and a black one, for whoever measures what a
-            set draws.
+        keep_blank: yield a black image, and one without finite values as black, for whoever measures what a set draws.
 
     Raises:
         PromptError: a prompt that names no concept or an unknown one, or has one cut off by the token limit.

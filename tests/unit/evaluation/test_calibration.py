@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conceptloom.errors import DataError
-from conceptloom.evaluation import calibration
+from conceptloom.evaluation import shipped as shipped_files
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.calibration import Calibration, calibrate_on_dev, shipped_calibration
 from conceptloom.evaluation.image_findings import EXAMINER, judge_fingerprint, set_up_judge
@@ -24,7 +24,7 @@ FIXED = Calibration(present_from=0.25, usual_identity=0.75)
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where the shipped calibrations would lie."""
-    monkeypatch.setattr(calibration, "files", lambda _: tmp_path)
+    monkeypatch.setattr(shipped_files, "files", lambda _: tmp_path)
     path = tmp_path / "data" / "judges" / "calibrations.json"
     path.parent.mkdir(parents=True)
     return path

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conceptloom.errors import ConfigError, DataError
-from conceptloom.evaluation import margins
+from conceptloom.evaluation import shipped as shipped_files
 from conceptloom.evaluation.benchmark import Benchmark
 from conceptloom.evaluation.builtin_sets import builtin_benchmark
 from conceptloom.evaluation.forced_choice import Trial
@@ -40,7 +40,7 @@ def plain(margin: Margin = MARGIN, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where the shipped margins would lie."""
-    monkeypatch.setattr(margins, "files", lambda _: tmp_path)
+    monkeypatch.setattr(shipped_files, "files", lambda _: tmp_path)
     path = tmp_path / "data" / "judges" / "margins.json"
     path.parent.mkdir(parents=True)
     return path
